@@ -1,0 +1,1 @@
+"""The command `rlt`: one module a subcommand."""

@@ -1,0 +1,1 @@
+"""The method, in numpy and torch. Imports no ROS."""
