@@ -1,0 +1,144 @@
+"""The two small networks of RLT: an actor that writes the whole chunk and an ensemble of critics."""
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# |reference| beyond this enters the actor's skip path as this much: atanh(1) is infinite, and a saturated tanh does not learn.
+PASS_THROUGH_LIMIT = 0.95
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Sizes that actor, critic and replay share."""
+
+    token: int  # D, size of the RL token
+    rl_proprio: int  # 2P: proprioception now and its change since the token's frame
+    action: int  # A, actions per control tick
+    chunk: int  # C, control ticks per chunk
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"dims.{name}: got {value}, expected at least 1")
+
+    @property
+    def flat_action(self) -> int:
+        return self.chunk * self.action
+
+
+def _scale(proprio_scale: Sequence[float] | None, size: int) -> Tensor:
+    scale = torch.ones(size) if proprio_scale is None else torch.as_tensor(proprio_scale, dtype=torch.float32)
+    if scale.shape != (size,) or not torch.isfinite(scale).all():
+        raise ValueError(f"proprio_scale: got shape {tuple(scale.shape)}, expected {size} finite numbers (2P)")
+    return scale.clone()
+
+
+class Actor(nn.Module):
+    """pi(x, ref) -> the mean of the whole chunk, [B, C, A] in [-1, 1].
+
+    The chunk is tanh(mlp(x, ref) + W atanh(ref)).  W is an ordinary trained matrix that starts as the identity, and the
+    MLP's last layer starts small: a new actor passes its reference through (RLT's ablation without pass-through learns
+    slower, and the first published policy must not be noise), yet nothing ties the output to the reference later, and
+    with the reference dropped out (zeros) the MLP alone has to write the chunk.
+    """
+
+    def __init__(self, dims: Dims, hidden: Sequence[int] = (256, 256), proprio_scale: Sequence[float] | None = None):
+        super().__init__()
+        self.dims = dims
+        self.hidden = tuple(int(h) for h in hidden)
+        self.register_buffer("proprio_scale", _scale(proprio_scale, dims.rl_proprio))
+        layers: list[nn.Module] = []
+        size = dims.token + dims.rl_proprio + dims.flat_action
+        for width in self.hidden:
+            layers += [nn.Linear(size, width), nn.ReLU()]
+            size = width
+        last = nn.Linear(size, dims.flat_action)
+        self.mlp = nn.Sequential(*layers, last)
+        self.skip = nn.Linear(dims.flat_action, dims.flat_action, bias=False)
+        with torch.no_grad():
+            last.weight.mul_(0.01)
+            last.bias.zero_()
+            self.skip.weight.copy_(torch.eye(dims.flat_action))
+
+    @property
+    def architecture(self) -> dict:
+        """What must agree before weights may be loaded; plain JSON."""
+        return {"name": "rlt-actor-1", **asdict(self.dims), "hidden": list(self.hidden)}
+
+    @classmethod
+    def from_architecture(cls, architecture: dict) -> Actor:
+        """An actor with fresh weights.  KeyError/TypeError/ValueError on an architecture that is not one."""
+        dims = Dims(**{name: int(architecture[name]) for name in ("token", "rl_proprio", "action", "chunk")})
+        return cls(dims, architecture["hidden"])
+
+    def forward(self, token: Tensor, proprio: Tensor, reference: Tensor) -> Tensor:
+        """token [B, D], proprio [B, 2P] (SI), reference [B, C, A] -> [B, C, A]."""
+        flat = reference.flatten(1)  # [B, C*A]
+        inputs = torch.cat((token, proprio * self.proprio_scale, flat), dim=1)  # [B, D+2P+C*A]
+        passed = self.skip(torch.atanh(flat.clamp(-PASS_THROUGH_LIMIT, PASS_THROUGH_LIMIT)))
+        return torch.tanh(self.mlp(inputs) + passed).view_as(reference)
+
+    @torch.inference_mode()
+    def act(self, token: np.ndarray, proprio: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """One state, numpy: token [D], proprio [2P], reference [C, A] -> mean chunk float32 [C, A]."""
+        token, proprio, reference = (
+            torch.from_numpy(np.array(x, dtype=np.float32))[None] for x in (token, proprio, reference)
+        )
+        return self(token, proprio, reference)[0].numpy()
+
+
+class Critic(nn.Module):
+    """N independent Q_psi(x, a) evaluated together: each layer is one batched matrix product over the members."""
+
+    def __init__(
+        self,
+        dims: Dims,
+        hidden: Sequence[int] = (256, 256),
+        members: int = 2,
+        layer_norm: bool = False,
+        proprio_scale: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.dims = dims
+        self.members = members
+        self.layer_norm = layer_norm
+        self.hidden = tuple(int(h) for h in hidden)
+        self.register_buffer("proprio_scale", _scale(proprio_scale, dims.rl_proprio))
+        sizes = [dims.token + dims.rl_proprio + dims.flat_action, *self.hidden, 1]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:]):
+            bound = 1.0 / math.sqrt(fan_in)  # as nn.Linear
+            self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
+        norms = self.hidden if layer_norm else ()
+        self.gains = nn.ParameterList(nn.Parameter(torch.ones(members, 1, width)) for width in norms)
+        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, width)) for width in norms)
+
+    @property
+    def architecture(self) -> dict:
+        return {
+            "name": "rlt-critic-1", **asdict(self.dims), "hidden": list(self.hidden),
+            "members": self.members, "layer_norm": self.layer_norm,
+        }
+
+    def forward(self, token: Tensor, proprio: Tensor, action: Tensor, members: int | None = None) -> Tensor:
+        """token [B, D], proprio [B, 2P] (SI), action [B, C, A] -> Q of the first `members` (default all), [N, B]."""
+        n = self.members if members is None else members
+        x = torch.cat((token, proprio * self.proprio_scale, action.flatten(1)), dim=1)  # [B, D+2P+C*A]
+        x = x.expand(n, -1, -1)  # [N, B, S]
+        last = len(self.weights) - 1
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
+            x = torch.baddbmm(bias[:n], x, weight[:n])  # [N, B, width]
+            if i < last:
+                if self.layer_norm:
+                    x = F.layer_norm(x, x.shape[-1:]) * self.gains[i][:n] + self.shifts[i][:n]
+                x = F.relu(x, inplace=not self.layer_norm)
+        return x.squeeze(-1)

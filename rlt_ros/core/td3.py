@@ -1,0 +1,192 @@
+"""TD3 anchored to the reference chunk: lines 9-14 of RLT's Algorithm 1, in their order (arXiv 2604.23073)."""
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
+from typing import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlt_ros.core.networks import Actor, Critic, Dims
+
+
+@dataclass(frozen=True)
+class TD3Config:
+    """Hyper-parameters.  "paper": RLT; "TD3": Fujimoto et al. 2018; "RLPD": Ball et al. 2023; "ours": measured on a peg task,
+    where the paper is silent."""
+
+    # networks
+    hidden: tuple[int, ...] = (256, 256)  # widths of actor and critic (paper; 512, 512, 512 for its screw)
+    ensemble: int = 2  # critics (paper, TD3; RLPD 10)
+    target_members: int = 2  # critics, drawn at random, whose minimum is the target (TD3: both; RLPD 2 of 10)
+    actor_members: int = 1  # critics whose mean the actor climbs (TD3: the first; RLPD all)
+    layer_norm: bool = False  # layer norm in the critics (RLPD)
+    # targets
+    gamma: float = 0.99  # discount per control tick (ours)
+    target_noise: float = 0.05  # std of the smoothing noise on the target's action (ours: as the acting noise)
+    target_noise_clip: float = 0.1  # bound of that noise (ours)
+    clip_targets: bool = True  # keep targets in [0, 1], where returns of one sparse +1 are (ours: against exploding Q)
+    tau: float = 0.005  # step of the target networks, each policy_delay updates (TD3)
+    # actor
+    beta: float = 0.2  # weight of the anchor, on the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3 learn)
+    dropout: float = 0.5  # share of samples whose reference the actor does not see, in training only (paper)
+    policy_delay: int = 2  # critic updates per actor update (paper, TD3)
+    exploration_std: float = 0.05  # std of the acting noise, normalised action units (ours; paper: "small, fixed")
+    # optimisation
+    actor_lr: float = 3e-4  # Adam (ours)
+    critic_lr: float = 3e-4  # Adam (ours)
+    grad_clip: float = 10.0  # largest norm of a gradient (ours: against exploding Q)
+    batch_size: int = 256  # transitions per update (ours; 128 learns too)
+    prior_fraction: float = 0.0  # least share of a batch from warm-up and human data (RLPD 0.5)
+    # schedule
+    utd: float = 5.0  # updates per transition (paper)
+    min_buffer: int = 256  # transitions before the first update (ours: one batch)
+    warm_transitions: int = 1000  # N_warm: transitions before a policy is published (ours: about ten base episodes)
+    warm_updates: int = 1000  # updates before a policy is published (ours)
+    max_backlog: int = 10000  # updates owed at most; what is over is forgiven (ours: about a minute of one core)
+    capacity: int = 200_000  # transitions in the replay buffer (ours: a whole session; 50k forgot old successes elsewhere)
+    seed: int = 0  # of initial weights, sampling, dropout and target noise
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(int(h) for h in self.hidden))
+
+        def expect(name: str, good: bool, expected: str) -> None:
+            if not good:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected {expected}")
+
+        expect("hidden", len(self.hidden) > 0 and min(self.hidden) > 0, "one or more positive widths")
+        expect("ensemble", self.ensemble >= 1, "at least 1")
+        for name in ("target_members", "actor_members"):
+            expect(name, 1 <= getattr(self, name) <= self.ensemble, f"1..ensemble ({self.ensemble})")
+        for name in ("gamma", "dropout", "prior_fraction"):
+            expect(name, 0.0 <= getattr(self, name) <= 1.0, "0..1")
+        expect("tau", 0.0 < self.tau <= 1.0, "more than 0, at most 1")
+        for name in ("target_noise", "target_noise_clip", "beta", "exploration_std", "utd"):
+            expect(name, getattr(self, name) >= 0.0, "0 or more")
+        for name in ("actor_lr", "critic_lr", "grad_clip"):
+            expect(name, getattr(self, name) > 0.0, "more than 0")
+        for name in ("policy_delay", "batch_size", "min_buffer", "capacity", "max_backlog"):
+            expect(name, getattr(self, name) >= 1, "at least 1")
+
+    @classmethod
+    def from_mapping(cls, values: dict) -> TD3Config:
+        """From a parameter file; ValueError names a key that is not a hyper-parameter."""
+        known = {field.name for field in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise ValueError(f"learner: unknown key '{key}', expected one of {', '.join(sorted(known))}")
+        return cls(**values)
+
+    def as_rlpd(self) -> TD3Config:
+        """The same with RLPD's choices: a layer-normed ensemble and prior data in half of every batch."""
+        return replace(self, ensemble=10, target_members=2, actor_members=10, layer_norm=True, prior_fraction=0.5)
+
+
+class TD3:
+    """Twin critics, a delayed actor and their targets; `update` is one turn of the inner loop of Algorithm 1."""
+
+    def __init__(self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None):
+        self.config = config
+        self.dims = dims
+        with torch.random.fork_rng(devices=[]):  # initial weights from our seed, the caller's generator untouched
+            torch.manual_seed(config.seed)
+            self.actor = Actor(dims, config.hidden, proprio_scale)
+            self.critic = Critic(dims, config.hidden, config.ensemble, config.layer_norm, proprio_scale)
+        self.target_actor = deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, fused=True)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
+        self.generator = torch.Generator().manual_seed(config.seed + 1)  # smoothing noise, dropout
+        self.updates = 0
+        self._actor_loss = self._anchor = 0.0
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """One critic update and, every policy_delay-th time, one of the actor and the targets.
+
+        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, target_mean, actor_loss, anchor (the last two from the
+        newest actor update).
+        """
+        critic_loss, q_mean, target_mean = self._update_critic(batch)
+        self.updates += 1
+        if self.updates % self.config.policy_delay == 0:
+            self._actor_loss, self._anchor = self._update_actor(batch)
+            self._move_targets()
+        return {
+            "critic_loss": critic_loss, "q_mean": q_mean, "target_mean": target_mean,
+            "actor_loss": self._actor_loss, "anchor": self._anchor,
+        }
+
+    @torch.no_grad()
+    def target(self, batch: dict[str, Tensor]) -> Tensor:
+        """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise.  [B]
+
+        The target actor sees every reference: dropout is not for targets.
+        """
+        config = self.config
+        token, proprio = batch["next_token"], batch["next_proprio"]  # [B, D], [B, 2P]
+        action = self.target_actor(token, proprio, batch["next_reference"])  # [B, C, A]
+        noise = torch.empty_like(action).normal_(0.0, config.target_noise, generator=self.generator) \
+            .clamp_(-config.target_noise_clip, config.target_noise_clip)
+        q = self.target_critic(token, proprio, action.add_(noise).clamp_(-1.0, 1.0))  # [N, B]
+        if config.target_members < config.ensemble:
+            q = q[torch.randperm(config.ensemble, generator=self.generator)[:config.target_members]]
+        bootstrap = batch["discount"] * (1.0 - batch["terminated"]) * q.amin(0)  # [B]
+        target = batch["chunk_return"] + bootstrap
+        return target.clamp_(0.0, 1.0) if config.clip_targets else target
+
+    def _update_critic(self, batch: dict[str, Tensor]) -> tuple[float, float, float]:
+        """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics."""
+        target = self.target(batch)  # [B]
+        q = self.critic(batch["token"], batch["proprio"], batch["action"])  # [N, B]
+        loss = (target - q).square().mean(1).sum()
+        self._descend(loss, self.critic, self.critic_optimiser)
+        return float(loss.detach()), float(q.detach().mean()), float(target.mean())
+
+    def _update_actor(self, batch: dict[str, Tensor]) -> tuple[float, float]:
+        """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros).
+
+        |.|^2 is the mean over the chunk.  The anchor is the true reference even where the actor did not see it.
+        """
+        token, proprio, reference = batch["token"], batch["proprio"], batch["reference"]
+        seen = torch.rand(len(reference), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
+        action = self.actor(token, proprio, reference * seen)  # [B, C, A]
+        q = self.critic(token, proprio, action, members=self.config.actor_members)  # [actor_members, B]
+        anchor = (action - reference).square().mean()
+        loss = -q.mean() + self.config.beta * anchor
+        self._descend(loss, self.actor, self.actor_optimiser)
+        return float(loss.detach()), float(anchor.detach())
+
+    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        parameters = list(network.parameters())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward(inputs=parameters)  # the actor's loss goes through the critic and leaves no gradients there
+        nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        optimiser.step()
+
+    @torch.no_grad()
+    def _move_targets(self) -> None:
+        """psi' <- psi' + tau (psi - psi'), theta' alike."""
+        for target, online in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+            torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), self.config.tau)
+
+    @property
+    def architecture(self) -> dict:
+        return {"actor": self.actor.architecture, "critic": self.critic.architecture}
+
+    _PARTS = ("actor", "critic", "target_actor", "target_critic", "actor_optimiser", "critic_optimiser")
+
+    def state_dict(self) -> dict:
+        """Everything that the next update depends on, as tensors and plain values."""
+        state = {name: getattr(self, name).state_dict() for name in self._PARTS}
+        return state | {
+            "generator": self.generator.get_state(), "updates": self.updates,
+            "actor_loss": self._actor_loss, "anchor": self._anchor,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in self._PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.updates = int(state["updates"])
+        self._actor_loss, self._anchor = float(state["actor_loss"]), float(state["anchor"])
