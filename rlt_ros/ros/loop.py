@@ -1,0 +1,132 @@
+"""A loop that runs once a control tick, aligned to the ticks of the ROS clock.
+
+A plain thread that sleeps to absolute deadlines: half the CPU of an executor's timer at the same jitter, and every process
+of the graph ticks at the same moment, so that a phase offset orders them (proprio before actor before safety).
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from rlt_ros.core.chunks import ControlClock
+
+
+class PeriodStatistics:
+    """Period error of a loop: how far the time between two ticks is from the nominal period. Thread-safe."""
+
+    LATE_S = 0.005  # a tick whose period is off by more than this counts as late
+
+    def __init__(self, period_s: float, window: int = 3000) -> None:
+        """Keep the newest `window` errors for the percentiles; the counters count since reset()."""
+        self._period_s = period_s
+        self._errors: deque[float] = deque(maxlen=window)
+        self._lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._errors.clear()
+            self._last_s: float | None = None
+            self.ticks = self.missed = self.late = 0
+
+    def record(self, now_s: float, skipped: int = 0) -> None:
+        """Note a tick that began at monotonic time `now_s` after `skipped` ticks that were not run at all."""
+        with self._lock:
+            self.ticks += 1
+            self.missed += skipped
+            if self._last_s is not None:
+                error = abs(now_s - self._last_s - self._period_s)
+                self._errors.append(error)
+                self.late += error > self.LATE_S
+            self._last_s = now_s
+
+    def summary(self) -> dict[str, float]:
+        """Return ticks, missed and late since reset, and the error's p50, p99, p99.9 and max over the window, in ms."""
+        with self._lock:
+            errors = np.array(self._errors) * 1e3
+            counts = {"ticks": self.ticks, "missed": self.missed, "late_5ms": self.late}
+        if not len(errors):
+            return counts
+        p50, p99, p999 = np.percentile(errors, [50, 99, 99.9])
+        return counts | {"period_error_p50_ms": float(p50), "period_error_p99_ms": float(p99),
+                         "period_error_p999_ms": float(p999), "period_error_max_ms": float(errors.max())}
+
+
+class TickSchedule:
+    """Which tick is next, and when. Pure: time goes in as a number."""
+
+    def __init__(self, clock: ControlClock, phase: float = 0.0) -> None:
+        """`phase` in [0, 1) is the part of the period that passes from a tick's stamp to its run."""
+        if not 0.0 <= phase < 1.0:
+            raise ValueError(f"phase of the loop is {phase}, expected a part of the period in [0, 1)")
+        self._clock = clock
+        self._offset_ns = round(phase * clock.period_ns)
+
+    def next(self, now_ns: int, last_tick: int | None) -> tuple[int, int]:
+        """Return (tick, ROS time in ns at which to run it): the first one after `last_tick` that is not yet over.
+
+        A tick whose moment has passed by less than a period is still run, at once; older ones are skipped. A ROS clock that
+        jumped back by more than a tick starts afresh.
+        """
+        tick = self._clock.tick(now_ns - self._offset_ns)
+        if last_tick is None or tick < last_tick - 1:
+            tick += 1  # start on a boundary, not in the middle of a tick
+        else:
+            tick = max(tick, last_tick + 1)
+        return tick, self._clock.stamp_ns(tick) + self._offset_ns
+
+
+class TickLoop:
+    """Calls `function(tick)` once a tick in a thread of its own, from start() to stop()."""
+
+    def __init__(self, function: Callable[[int], None], clock: ControlClock, phase: float = 0.0,
+                 now_ns: Callable[[], int] = time.time_ns, on_error: Callable[[BaseException], None] | None = None) -> None:
+        """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop."""
+        self.statistics = PeriodStatistics(clock.period_ns * 1e-9)
+        self._function = function
+        self._schedule = TickSchedule(clock, phase)
+        self._now_ns = now_ns
+        self._on_error = on_error
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start ticking; a loop that runs already is left alone."""
+        if self._thread is None:
+            self._stop.clear()
+            self.statistics.reset()
+            self._thread = threading.Thread(target=self._run, name="tick_loop", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Stop after the tick that is running; raise RuntimeError when it does not end within `timeout_s`."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stop.set()
+        if thread is not threading.current_thread():
+            thread.join(timeout_s)
+            if thread.is_alive():
+                raise RuntimeError(f"the tick that is running did not end within {timeout_s} s")
+
+    def _run(self) -> None:
+        last: int | None = None
+        try:
+            while True:
+                tick, due_ns = self._schedule.next(self._now_ns(), last)
+                wait_s = (due_ns - self._now_ns()) * 1e-9
+                if wait_s > 0.0:
+                    time.sleep(wait_s)  # finer than Event.wait, which goes through a condition
+                if self._stop.is_set():
+                    return
+                self.statistics.record(time.monotonic(), 0 if last is None else max(0, tick - last - 1))
+                last = tick
+                self._function(tick)
+        except BaseException as error:
+            if self._on_error is None:
+                raise
+            self._on_error(error)

@@ -1,0 +1,370 @@
+"""The base of every node: a lifecycle node whose author writes wiring only.
+
+    class SafetyNode(RltNode):
+        @dataclass(frozen=True, kw_only=True)
+        class Parameters(SharedParameters):
+            max_force: float = parameter(description="force above which the robot stops", unit="N", low=0.0)
+
+        def on_configure_(self) -> None:
+            self.gate = SafetyGate(...self.params.max_force...)
+            self.commands = self.publish(ActionChunk, "command/executed", qos.COMMAND)
+            self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
+            self.every_tick(self.on_tick, phase=0.5)
+
+What is made in on_configure_ is destroyed on clean-up, what is made in on_activate_ on deactivation. Callbacks, timers and
+ticks run only while the node is active, and one at a time (a lock), so a node's own state needs no locks. A callback
+that raises ValueError has met a malformed message or request: it is counted, logged and dropped. Anything else that is
+raised ends the process with exit code 1.
+"""
+
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import Trigger
+
+from rlt_ros.core.chunks import ControlClock
+from rlt_ros.ros import parameters, qos
+from rlt_ros.ros.loop import TickLoop
+from rlt_ros.ros.parameters import ParameterError, SharedParameters
+
+_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_WARN_EVERY_S = 2.0  # a peer that sends garbage at 50 Hz must not fill the log
+
+
+class RltNode(LifecycleNode):
+    """Lifecycle node with parameters from a dataclass, diagnostics at 1 Hz, and hooks that may simply raise.
+
+    Attributes:
+        params: instance of `Parameters`, from configure on.
+        control: ControlClock of the control rate, from configure on.
+        active: callbacks run.
+        problem: set it to a sentence to turn the diagnostics to WARN; empty: all is well.
+        failure: the exception for which the process should end, or None.
+        configure_error: one line why configure failed last, or "".
+    """
+
+    Parameters: type = SharedParameters
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.params: Any = None
+        self.control: ControlClock | None = None
+        self.active = False
+        self.problem = ""
+        self.failure: BaseException | None = None
+        self.configure_error = ""
+        self.rejected: Counter[str] = Counter()  # topic -> malformed messages dropped
+        self._lock = threading.RLock()
+        self._made: dict[str, list[Callable[[], None]]] = {"configure": [], "activate": []}  # stage -> what undoes it
+        self._stage = ""
+        self._loops: list[TickLoop] = []
+        self._values = self._declare()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        # Not below "~": diagnostics have one well-known place (REP-107).
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
+        self.create_timer(1.0, self._publish_diagnostics)
+
+    # Hooks for the author of a node. Each may raise; the exception becomes the transition's failure.
+
+    def on_configure_(self) -> None:
+        """Make publishers, subscriptions and objects from self.params."""
+
+    def on_activate_(self) -> None:
+        """Begin to work."""
+
+    def on_deactivate_(self) -> None:
+        """Stop working: ticks and callbacks have ended already; a last message may be sent."""
+
+    def on_cleanup_(self) -> None:
+        """Forget what on_configure_ made and the base does not know of: files, threads, processes."""
+
+    def on_parameters_(self) -> None:
+        """Live parameters in self.params have changed."""
+
+    def on_diagnostics_(self) -> dict[str, Any]:
+        """Values for this node's diagnostics, called once a second while configured."""
+        return {}
+
+    # What the author calls from the hooks.
+
+    def publish(self, msg_type: type, topic: str, profile: QoSProfile) -> Any:
+        """Make a publisher; send with `.publish(msg)`."""
+        publisher = self.create_publisher(msg_type, topic, profile)
+        self._undo(lambda: self.destroy_publisher(publisher))
+        return publisher
+
+    def subscribe(self, msg_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> Any:
+        """Call `callback(msg)` for each message while active; latched topics are delivered while inactive too."""
+        latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+        def deliver(msg: Any) -> None:
+            with self._lock:
+                if not (self.active or latched):
+                    return
+                try:
+                    callback(msg)
+                except ValueError as error:
+                    self.reject(topic, error)
+
+        subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile)
+        self._undo(lambda: self.destroy_subscription(subscription))
+        return subscription
+
+    def reject(self, topic: str, error: Exception) -> None:
+        """Count and log a message on `topic` that cannot be used."""
+        self.rejected[topic] += 1
+        self.get_logger().warning(f"dropped a message on {topic} ({self.rejected[topic]} so far): {error}",
+                                  throttle_duration_sec=_WARN_EVERY_S)
+
+    def trigger(self, name: str, action: Callable[[], str | None]) -> Any:
+        """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError is answered as a refusal."""
+
+        def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            with self._lock:
+                try:
+                    if not self.active:
+                        raise RuntimeError(f"{self.get_name()} is not active")
+                    response.message = action() or "done"
+                    response.success = True
+                except (ValueError, RuntimeError) as error:
+                    response.message = str(error)
+            return response
+
+        return self.service(Trigger, name, answer)
+
+    def service(self, srv_type: type, name: str, callback: Callable[[Any, Any], Any]) -> Any:
+        """Offer a service, in any state; `callback(request, response)` returns the response."""
+        service = self.create_service(srv_type, name, self._guard(callback))
+        self._undo(lambda: self.destroy_service(service))
+        return service
+
+    def client(self, srv_type: type, name: str) -> Any:
+        """Make a service client; use `.call_async(request)` and never wait in a callback."""
+        client = self.create_client(srv_type, name)
+        self._undo(lambda: self.destroy_client(client))
+        return client
+
+    def every(self, period_s: float, callback: Callable[[], None]) -> Any:
+        """Call `callback()` every `period_s` seconds while active, in the executor."""
+
+        def fire() -> None:
+            with self._lock:
+                if self.active:
+                    callback()
+
+        timer = self.create_timer(period_s, self._guard(fire))
+        self._undo(lambda: self.destroy_timer(timer))
+        return timer
+
+    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0) -> TickLoop:
+        """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
+
+        It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those short in
+        a node that ticks. The loop's period errors appear in the diagnostics.
+        """
+
+        def fire(tick: int) -> None:
+            with self._lock:
+                if self.active:
+                    callback(tick)
+
+        loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
+        self._loops.append(loop)
+        self._undo(lambda: (loop.stop(), self._loops.remove(loop)))
+        if self._stage == "activate":
+            loop.start()
+        return loop
+
+    def now_ns(self) -> int:
+        """ROS time in ns."""
+        return self.get_clock().now().nanoseconds
+
+    def fail(self, error: BaseException) -> None:
+        """End the process with exit code 1 because of `error`; safe from any thread."""
+        if self.failure is None:
+            self.failure = error
+            text = "".join(traceback.format_exception(error))
+            self.get_logger().fatal(f"{type(error).__name__}: {error}\n{text}")
+
+    # Lifecycle transitions. rclpy swallows what they raise, so they do not raise.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if super().on_activate(state) != _SUCCESS:
+            return _FAILURE
+        return self._transition("activate", self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._transition("deactivate", self._deactivate)
+        super().on_deactivate(state)
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("cleanup", self._clean_up)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("shutdown", self.close)
+
+    def close(self) -> None:
+        """Deactivate and clean up from whatever state; what one step raises does not stop the next."""
+        for step in ([self._deactivate] if self.active else []) + ([self._clean_up] if self.params else []):
+            try:
+                step()
+            except Exception as error:
+                self.fail(error)
+
+    def _configure(self) -> None:
+        if self.get_parameter("use_sim_time").value:
+            raise ParameterError("parameter 'use_sim_time' is true, expected false: control ticks follow the system's clock")
+        self._values = {name: self.get_parameter(name).value for name in self._values}
+        self.params = parameters.build(self.Parameters, self._values | self._undeclared(), self.get_name())
+        self.control = ControlClock(self.params.rate_hz) if hasattr(self.params, "rate_hz") else None
+        self._stage = "configure"
+        try:
+            self.on_configure_()
+        except BaseException:
+            self._undo_all("configure")
+            self.params = None
+            raise
+
+    def _activate(self) -> None:
+        self._stage = "activate"
+        try:
+            with self._lock:
+                self.on_activate_()
+                self.active = True
+        except BaseException:
+            self._undo_all("activate")
+            raise
+        for loop in self._loops:
+            loop.start()
+
+    def _deactivate(self) -> None:
+        with self._lock:
+            self.active = False  # stop accepting first
+        for loop in self._loops:
+            loop.stop()
+        try:
+            with self._lock:
+                self.on_deactivate_()
+        finally:
+            self._undo_all("activate")
+
+    def _clean_up(self) -> None:
+        try:
+            with self._lock:
+                self.on_cleanup_()
+        finally:
+            self._undo_all("configure")
+            self.params = None
+
+    def _transition(self, name: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            step()
+            if name == "configure":
+                self.configure_error = ""
+            return _SUCCESS
+        except Exception as error:
+            line = f"{type(error).__name__}: {error}" if not isinstance(error, ParameterError) else str(error)
+            if name in ("configure", "activate"):
+                self.configure_error = f"{name} failed: {line}"
+            details = "" if isinstance(error, ParameterError) else "\n" + traceback.format_exc()
+            self.get_logger().error(f"{name} failed: {line}{details}")
+            return _FAILURE
+        finally:
+            self._stage = ""
+
+    # Parameters
+
+    def _declare(self) -> dict[str, Any]:
+        """Declare the parameters of the dataclass; return name -> value as given (None: not given)."""
+        values: dict[str, Any] = {}
+        for name, spec in parameters.specs(self.Parameters).items():
+            if spec.type is dict:  # a tree of names that only the file knows
+                values |= {key: None for key in self._parameter_overrides if key.startswith(name + ".")}
+            else:
+                values[name] = None
+        table = parameters.specs(self.Parameters)
+        for name in values:
+            spec = table.get(name)
+            # Typing is ours: rclpy's would refuse `50` for 50.0 with an exception that ends the constructor.
+            descriptor = ParameterDescriptor(dynamic_typing=True, description=spec.description if spec else "",
+                                             additional_constraints=spec.constraints if spec else "")
+            given = name in self._parameter_overrides
+            default = None if spec is None or given or spec.default is parameters.MISSING else spec.default
+            self.declare_parameter(name, default if default != [] else None, descriptor)
+        return values
+
+    def _undeclared(self) -> dict[str, Any]:
+        """What a file or command line gave that this node does not have."""
+        return {name: item.value for name, item in self._parameter_overrides.items() if name not in self._values}
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        """Refuse what is wrong, and what may not change while configured."""
+        changed = {item.name: item.value for item in changes if item.name in self._values}
+        table = parameters.specs(self.Parameters)
+        try:
+            for name in changed:
+                if self.params is not None and not (name in table and table[name].live):
+                    raise ParameterError(f"parameter '{name}' cannot change while {self.get_name()} is configured;"
+                                         " change its file and restart, or clean up first")
+                if name in table and self.params is None:
+                    parameters.check(table[name], changed[name])
+            if self.params is not None and changed:
+                with self._lock:
+                    self._values |= changed
+                    self.params = parameters.build(self.Parameters, self._values, self.get_name())
+                    self.on_parameters_()
+        except ValueError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    # The rest
+
+    def _undo(self, action: Callable[[], Any]) -> None:
+        self._made[self._stage or "configure"].append(action)
+
+    def _undo_all(self, stage: str) -> None:
+        while self._made[stage]:
+            self._made[stage].pop()()
+
+    def _guard(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """Record what `callback` raises, so that the process ends cleanly and with code 1."""
+
+        def guarded(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception as error:
+                self.fail(error)
+                return args[1] if len(args) == 2 else None  # a service must answer something
+
+        return guarded
+
+    def _publish_diagnostics(self) -> None:
+        state = self._state_machine.current_state[1]
+        with self._lock:
+            values = self.on_diagnostics_() if self.params is not None else {}
+        for loop in self._loops:
+            values |= {name: round(value, 3) for name, value in loop.statistics.summary().items()}
+        values |= {f"rejected {topic}": count for topic, count in self.rejected.items()}
+        level, message = DiagnosticStatus.OK, state
+        if self.failure is not None or self.configure_error:
+            level, message = DiagnosticStatus.ERROR, self.configure_error or str(self.failure)
+        elif self.problem:
+            level, message = DiagnosticStatus.WARN, self.problem
+        status = DiagnosticStatus(level=level, name=self.get_fully_qualified_name().lstrip("/"), message=message,
+                                  hardware_id="rlt_ros",
+                                  values=[KeyValue(key=str(k), value=str(v)) for k, v in values.items()])
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)

@@ -1,0 +1,26 @@
+"""Quality of service by kind of data. A topic takes one of these by name; there are no others."""
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+_RELIABLE, _VOLATILE = ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE
+
+# Images, proprioception, poses: the newest counts, a lost one is replaced by the next.
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=_VOLATILE)
+# What moves the robot: never queued, because an old command is worse than none.
+COMMAND = QoSProfile(depth=1, reliability=_RELIABLE, durability=_VOLATILE)
+# States and weights: whoever joins late gets the newest at once.
+STATE = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Transitions: none may be lost, so the queue is long; it is bounded, and the learner asks again for what it missed.
+REPLAY = QoSProfile(depth=1000, reliability=_RELIABLE, durability=_VOLATILE)
+# Diagnostics, gamepad, requests: reliable and few.
+EVENT = QoSProfile(depth=10, reliability=_RELIABLE, durability=_VOLATILE)
+
+PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "replay": REPLAY, "event": EVENT}
+
+
+def named(name: str) -> QoSProfile:
+    """Return the profile called `name`; raise ValueError for a name that is not in PROFILES."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise ValueError(f"unknown QoS profile {name!r}; expected one of {', '.join(PROFILES)}") from None

@@ -1,0 +1,98 @@
+"""Run one node as a process: `main("safety_node")` is what every executable in lib/rlt_ros calls.
+
+Exit codes: 0 stopped by SIGINT or SIGTERM, 1 the node failed (with one line why), 2 wrong usage.
+"""
+
+import importlib
+import inspect
+import os
+import signal
+import sys
+from types import FrameType
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from rlt_ros.ros.node import RltNode
+
+# A busy Python thread keeps the interpreter for 5 ms by default, a quarter of a control period.
+SWITCH_INTERVAL_S = 0.0005
+_SPIN_S = 0.1  # how soon a signal or a failure is noticed
+
+
+def main(name: str, argv: list[str] | None = None) -> int:
+    """Run the node of rlt_ros/nodes/<name>.py until it is told to stop; return the exit code."""
+    module = importlib.import_module(f"rlt_ros.nodes.{name}")
+    found = [item for item in vars(module).values()
+             if inspect.isclass(item) and issubclass(item, RltNode) and item.__module__ == module.__name__]
+    if len(found) != 1:
+        raise TypeError(f"{module.__name__} defines {len(found)} nodes, expected one subclass of RltNode")
+    return run(found[0], name, argv)
+
+
+def run(node_class: type[RltNode], name: str, argv: list[str] | None = None) -> int:
+    """Run `node_class` under the default node name `name` until SIGINT, SIGTERM or its failure; return the exit code.
+
+    Environment: RLT_NICE adds to the niceness; OMP_NUM_THREADS caps torch's threads (1 when not set).
+    """
+    stopping: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stopping.append(number)
+        if len(stopping) > 2:  # somebody insists
+            os._exit(1)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch of several processes on all cores: 10-40 times slower
+    _set_nice(int(os.environ.get("RLT_NICE", "0")))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        # Our own handlers: rclpy's would shut the context down below a node that still has to say good-bye.
+        rclpy.init(args=sys.argv if argv is None else [name, *argv], signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # a bad --ros-args or parameter file
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    try:
+        return _spin(node_class, name, stopping)
+    finally:
+        rclpy.try_shutdown()
+
+
+def _spin(node_class: type[RltNode], name: str, stopping: list[int]) -> int:
+    try:
+        node = node_class(name)
+    except Exception as error:
+        print(f"{name}: could not start: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    executor = EventsExecutor()
+    try:
+        if node.get_parameter("autostart").value is not False:
+            node.trigger_configure()
+            if not node.configure_error:
+                node.trigger_activate()
+            if node.configure_error:
+                print(f"{name}: {node.configure_error}", file=sys.stderr)
+                return 1
+        executor.add_node(node)
+        while not stopping and node.failure is None and rclpy.ok():
+            executor.spin_once(_SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+    if node.failure is not None:
+        print(f"{name}: {type(node.failure).__name__}: {node.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _set_nice(increment: int) -> None:
+    try:
+        os.nice(increment)
+    except PermissionError:  # raising the priority takes a right that `rlt doctor` explains
+        print(f"niceness {increment} is not permitted here; going on without", file=sys.stderr)
