@@ -128,21 +128,25 @@ class RltNode(LifecycleNode):
         """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError is answered as a refusal."""
 
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            with self._lock:
-                try:
-                    if not self.active:
-                        raise RuntimeError(f"{self.get_name()} is not active")
-                    response.message = action() or "done"
-                    response.success = True
-                except (ValueError, RuntimeError) as error:
-                    response.message = str(error)
+            try:
+                if not self.active:
+                    raise RuntimeError(f"{self.get_name()} is not active")
+                response.message = action() or "done"
+                response.success = True
+            except (ValueError, RuntimeError) as error:
+                response.message = str(error)
             return response
 
         return self.service(Trigger, name, answer)
 
     def service(self, srv_type: type, name: str, callback: Callable[[Any, Any], Any]) -> Any:
         """Offer a service, in any state; `callback(request, response)` returns the response."""
-        service = self.create_service(srv_type, name, self._guard(callback))
+
+        def serve(request: Any, response: Any) -> Any:
+            with self._lock:
+                return callback(request, response)
+
+        service = self.create_service(srv_type, name, self._guard(serve))
         self._undo(lambda: self.destroy_service(service))
         return service
 

@@ -1,0 +1,94 @@
+"""Real ROS over DDS, on a domain of this test run's own."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Fast DDS listens on this UDP port for the discovery of domain 0, and 250 further for each next domain.
+_DISCOVERY_PORT, _PORTS_PER_DOMAIN = 7400, 250
+
+
+def _free_domain() -> int:
+    """A ROS_DOMAIN_ID that nobody uses: its discovery port can be bound. 1..100 keeps clear of ephemeral ports."""
+    start = os.getpid() % 100
+    for offset in range(100):
+        domain = 1 + (start + offset) % 100
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", _DISCOVERY_PORT + _PORTS_PER_DOMAIN * domain))
+                return domain
+            except OSError:
+                continue
+    raise RuntimeError("all ROS domains from 1 to 100 are in use on this machine")
+
+
+# Before anything imports rclpy, and inherited by the processes that tests start.
+os.environ["ROS_DOMAIN_ID"] = str(_free_domain())
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def ros() -> Iterator[None]:
+    """rclpy, initialised once for the whole run."""
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(args=["pytest"], signal_handler_options=SignalHandlerOptions.NO)
+    yield
+    rclpy.try_shutdown()
+
+
+class Graph:
+    """Nodes of one test in one executor, spun until a condition holds."""
+
+    def __init__(self) -> None:
+        from rclpy.experimental import EventsExecutor
+
+        self.executor = EventsExecutor()
+        self.nodes: list = []
+
+    def add(self, node):  # noqa: ANN001, ANN201 - any rclpy node
+        """Spin `node` with the others; it is destroyed after the test."""
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def spin_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+        """Spin until `condition()`; fail the test, saying `what` was awaited, after `timeout_s`."""
+        import time
+
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {timeout_s} s for {what}")
+            self.executor.spin_once(0.02)
+
+    def close(self) -> None:
+        """Destroy the nodes."""
+        for node in self.nodes:
+            if hasattr(node, "close"):
+                node.close()
+            self.executor.remove_node(node)
+            node.destroy_node()
+        self.executor.shutdown()
+
+
+@pytest.fixture
+def graph(ros: None) -> Iterator[Graph]:
+    """An empty graph of in-process nodes."""
+    made = Graph()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def python() -> str:
+    """The interpreter for tests that start processes."""
+    return sys.executable
