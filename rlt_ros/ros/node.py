@@ -164,7 +164,8 @@ class RltNode(LifecycleNode):
                 if self.active:
                     callback()
 
-        timer = self.create_timer(period_s, self._guard(fire))
+        guarded = self._guard(fire)
+        timer = self.create_timer(period_s, lambda: guarded())  # rclpy hands a TimerInfo to anything that takes arguments
         self._undo(lambda: self.destroy_timer(timer))
         return timer
 

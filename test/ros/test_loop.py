@@ -1,0 +1,79 @@
+"""The tick loop: schedule and statistics with simulated time, the thread with a bounded condition."""
+
+import threading
+
+import pytest
+
+from rlt_ros.core.chunks import ControlClock
+from rlt_ros.ros.loop import PeriodStatistics, TickLoop, TickSchedule
+
+MS = 1_000_000
+CLOCK = ControlClock(50.0)
+
+
+def test_first_tick_starts_on_a_boundary() -> None:
+    assert TickSchedule(CLOCK).next(1005 * MS, None) == (51, 1020 * MS)
+
+
+def test_phase_moves_the_run_not_the_tick() -> None:
+    schedule = TickSchedule(CLOCK, phase=0.5)
+    assert schedule.next(1005 * MS, None) == (50, 1010 * MS)
+    assert schedule.next(1010 * MS, 50) == (51, 1030 * MS)
+
+
+def test_waking_a_little_early_does_not_repeat_a_tick() -> None:
+    assert TickSchedule(CLOCK).next(1020 * MS - 1, 51) == (52, 1040 * MS)
+
+
+def test_late_tick_runs_at_once_and_older_ones_are_skipped() -> None:
+    tick, due = TickSchedule(CLOCK).next(1105 * MS, 51)
+    assert tick == 55 and due < 1105 * MS
+
+
+def test_clock_that_jumps_back_starts_afresh() -> None:
+    assert TickSchedule(CLOCK).next(505 * MS, 51) == (26, 520 * MS)
+
+
+def test_phase_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="phase of the loop is 1.0"):
+        TickSchedule(CLOCK, 1.0)
+
+
+def test_statistics_measure_the_period_error() -> None:
+    statistics = PeriodStatistics(0.020)
+    for now in (0.0, 0.020, 0.041, 0.060, 0.090):
+        statistics.record(now)
+    statistics.record(0.150, skipped=2)
+    summary = statistics.summary()
+    assert (summary["ticks"], summary["missed"], summary["late_5ms"]) == (6, 2, 2)
+    assert summary["period_error_max_ms"] == pytest.approx(40.0)
+    assert summary["period_error_p50_ms"] == pytest.approx(1.0)
+
+
+def test_statistics_without_ticks_have_no_percentiles() -> None:
+    assert PeriodStatistics(0.02).summary() == {"ticks": 0, "missed": 0, "late_5ms": 0}
+
+
+def test_loop_ticks_until_stopped_and_starts_again() -> None:
+    ticks, enough = [], threading.Event()
+
+    def tick(number: int) -> None:
+        ticks.append(number)
+        if len(ticks) % 5 == 0:
+            enough.set()
+
+    loop = TickLoop(tick, ControlClock(200.0))
+    for _ in range(2):
+        enough.clear()
+        loop.start()
+        assert enough.wait(10.0)
+        loop.stop()
+    assert ticks == sorted(set(ticks))
+
+
+def test_loop_hands_over_the_exception_that_ends_it() -> None:
+    errors, seen = [], threading.Event()
+    loop = TickLoop(lambda tick: 1 / 0, ControlClock(200.0), on_error=lambda e: (errors.append(e), seen.set()))
+    loop.start()
+    assert seen.wait(10.0) and isinstance(errors[0], ZeroDivisionError)
+    loop.stop()
