@@ -22,6 +22,7 @@ class View:
     yaw_error: float
     critical: bool
     success: bool
+    failure: bool = False
 
 
 @dataclass
@@ -109,7 +110,7 @@ class SimulatedPerson:
             return "hand_over" if view.critical else ""
         if view.success:
             return "success"
-        return "failure" if np.linalg.norm(view.offset) > self.habits.give_up_offset_m else ""
+        return "failure" if view.failure or np.linalg.norm(view.offset) > self.habits.give_up_offset_m else ""
 
     def _stick(self, now_s: float, view: View | None) -> np.ndarray | None:
         if self._takeover is None or view is None or not self._takeover[0] <= now_s <= self._takeover[1]:

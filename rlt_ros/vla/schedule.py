@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,3 +72,50 @@ class Schedule:
         self._last_tick = tick
         to_go = (self.phase - tick) % self.chunk_steps
         return to_go < self._interval
+
+
+class FrameQueue:
+    """Hands frames from the callbacks to the worker: references first, the newest one only; the others in one batch."""
+
+    def __init__(self, keep: int = 8) -> None:
+        self._condition = threading.Condition()
+        self._full: FrameSet | None = None
+        self._others: deque[FrameSet] = deque(maxlen=keep)
+        self._closed = False
+        self.dropped = 0  # frames that nobody had time for
+
+    def put(self, frame: FrameSet, full: bool) -> None:
+        """Offer a frame; a reference that still waits is replaced."""
+        with self._condition:
+            if full:
+                self.dropped += self._full is not None
+                self._full = frame
+            else:
+                self.dropped += len(self._others) == self._others.maxlen
+                self._others.append(frame)
+            self._condition.notify()
+
+    def take(self) -> tuple[FrameSet | None, list[FrameSet]] | None:
+        """Wait for work: (frame for a reference, []) or (None, frames for tokens); None when closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._closed or self._full is not None or self._others)
+            if self._closed:
+                return None
+            if self._full is not None:
+                full, self._full = self._full, None
+                return full, []
+            others = list(self._others)
+            self._others.clear()
+            return None, others
+
+    def open(self) -> None:
+        """Start afresh, empty."""
+        with self._condition:
+            self._closed, self._full = False, None
+            self._others.clear()
+
+    def close(self) -> None:
+        """Let the worker go."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()

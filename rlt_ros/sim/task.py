@@ -1,0 +1,287 @@
+"""Task files, and any Gymnasium environment seen through one.
+
+A task file says which environment it is, where its pictures and its proprioception come from, what an action of 1.0 means, when
+the critical phase begins and what success is. Everything else here is the same for all environments.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+
+class TaskError(ValueError):
+    """A task file that cannot be used; the message names file, key, value and what was expected."""
+
+
+@dataclass(frozen=True)
+class StateKey:
+    """One part of the proprioception: ``size`` numbers of the environment's observation ``key``."""
+
+    key: str
+    size: int
+    scale: tuple[float, ...]
+    moved: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """The critical phase begins when ``info[key]`` is above ``above`` (or at once, when ``key`` is empty)."""
+
+    key: str = ""
+    above: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task file, checked. Lengths in metres, angles in radians, times in seconds."""
+
+    name: str
+    instruction: str
+    environment: str
+    arguments: dict
+    rate: float
+    cameras: dict[str, str]
+    state: tuple[StateKey, ...]
+    vla_state: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_scale: tuple[float, ...]
+    hand_over: HandOver
+    success: str
+    failure: str
+    critical_timeout: float
+    approach_timeout: float
+    limits: dict = field(default_factory=dict)
+    demonstrator: str = ""
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_scale)
+
+    @property
+    def proprio_dim(self) -> int:
+        return sum(k.size for k in self.state)
+
+    @property
+    def proprio_scale(self) -> list[float]:
+        """What the actor's networks divide their 2P proprioceptive inputs by: now, then moved since the frame."""
+        return [s for k in self.state for s in k.scale] + [s for k in self.state for s in k.moved]
+
+    @property
+    def vla_state_index(self) -> list[int]:
+        """Where in the proprioception the values stand that the VLA is given."""
+        out, start = [], 0
+        for k in self.state:
+            if k.key in self.vla_state:
+                out += range(start, start + k.size)
+            start += k.size
+        return out
+
+
+def task_folder() -> Path:
+    """``config/tasks`` of the source tree, or of the installed package's share folder."""
+    source = Path(__file__).resolve().parents[2] / "config" / "tasks"
+    if source.is_dir():
+        return source
+    from ament_index_python.packages import get_package_share_directory  # only where the package is installed under ROS
+
+    return Path(get_package_share_directory("rlt_ros")) / "config" / "tasks"
+
+
+def load_task(name: str | Path) -> Task:
+    """Load ``config/tasks/NAME.yaml`` or a file by path. TaskError says what is wrong and where."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = task_folder() / f"{name}.yaml"
+    if not path.is_file():
+        there = sorted(p.stem for p in task_folder().glob("*.yaml"))
+        raise TaskError(f"task {str(name)!r}: no file {path}; there are: {', '.join(there)}; or give the path of a .yaml file")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise TaskError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise TaskError(f"{path}: got {type(raw).__name__}, expected a mapping of keys")
+    return _task(path, raw)
+
+
+_KEYS = {
+    "name": str, "instruction": str, "environment": dict, "rate": float, "cameras": dict, "state": list, "vla_state": list,
+    "action": dict, "hand_over": dict, "success": str, "failure": str, "critical_timeout": float, "approach_timeout": float,
+    "limits": dict, "demonstrator": str,
+}  # fmt: skip
+_OPTIONAL = {"hand_over": {}, "failure": "", "vla_state": None, "limits": {}, "demonstrator": ""}
+
+
+def _take(path: Path, where: str, raw: dict, keys: dict[str, type], optional: dict) -> dict:
+    unknown = [k for k in raw if k not in keys]
+    if unknown:
+        raise TaskError(f"{path}: unknown key {where}{unknown[0]!r}; expected one of: {', '.join(keys)}")
+    out = {}
+    for key, kind in keys.items():
+        if key not in raw:
+            if key not in optional:
+                raise TaskError(f"{path}: key {where}{key!r} is missing; expected a {kind.__name__}")
+            out[key] = optional[key]
+            continue
+        value = raw[key]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise TaskError(f"{path}: {where}{key} is {value!r}, expected a {kind.__name__}")
+        out[key] = value
+    return out
+
+
+def _numbers(path: Path, where: str, value, size: int | None = None) -> tuple[float, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in value):
+        raise TaskError(f"{path}: {where} is {value!r}, expected a list of finite numbers")
+    if size is not None and len(value) != size:
+        raise TaskError(f"{path}: {where} has {len(value)} numbers, expected {size}")
+    return tuple(float(v) for v in value)
+
+
+def _task(path: Path, raw: dict) -> Task:
+    top = _take(path, "", raw, _KEYS, _OPTIONAL)
+    env = _take(path, "environment.", top["environment"], {"id": str, "arguments": dict}, {"arguments": {}})
+    action = _take(path, "action.", top["action"], {"names": list, "scale": list}, {"names": None})
+    hand_over = _take(path, "hand_over.", top["hand_over"], {"key": str, "above": float}, {"key": "", "above": 0.0})
+    scale = _numbers(path, "action.scale", action["scale"])
+    names = tuple(action["names"] or [f"a{i}" for i in range(len(scale))])
+    if len(names) != len(scale):
+        raise TaskError(f"{path}: action.names has {len(names)} entries, action.scale {len(scale)}; they must match")
+    state = []
+    for i, entry in enumerate(top["state"]):
+        where = f"state[{i}]."
+        entry = _take(path, where, entry, {"key": str, "size": int, "scale": list, "moved": list}, {"scale": None, "moved": None})
+        ones = [1.0] * entry["size"]
+        state.append(
+            StateKey(
+                entry["key"],
+                entry["size"],
+                _numbers(path, where + "scale", entry["scale"] or ones, entry["size"]),
+                _numbers(path, where + "moved", entry["moved"] or entry["scale"] or ones, entry["size"]),
+            )
+        )
+    vla_state = tuple(top["vla_state"] if top["vla_state"] is not None else [k.key for k in state])
+    for key in vla_state:
+        if key not in [k.key for k in state]:
+            raise TaskError(f"{path}: vla_state names {key!r}, expected one of: {', '.join(k.key for k in state)}")
+    for name, source in top["cameras"].items():
+        if source != "render" and not str(source).startswith(("camera:", "obs:")):
+            raise TaskError(f"{path}: cameras.{name} is {source!r}, expected `render`, `camera:NAME` or `obs:KEY`")
+    if top["rate"] <= 0:
+        raise TaskError(f"{path}: rate is {top['rate']}, expected a positive number of ticks per second")
+    return Task(
+        name=top["name"], instruction=top["instruction"], environment=env["id"], arguments=env["arguments"], rate=top["rate"],
+        cameras=dict(top["cameras"]), state=tuple(state), vla_state=vla_state, action_names=names, action_scale=scale,
+        hand_over=HandOver(hand_over["key"], hand_over["above"]), success=top["success"], failure=top["failure"],
+        critical_timeout=top["critical_timeout"], approach_timeout=top["approach_timeout"], limits=top["limits"],
+        demonstrator=top["demonstrator"],
+    )  # fmt: skip
+
+
+def make_environment(task: Task) -> gym.Env:
+    """The task's Gymnasium environment, by ``module:Class`` or by registered id (``package/Name-v0`` or ``module:Name-v0``)."""
+    if ":" in task.environment and "-v" not in task.environment:
+        module, name = task.environment.split(":")
+        return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
+    if "/" in task.environment or task.environment in gym.registry:
+        return gym.make(task.environment, render_mode="rgb_array", **task.arguments)
+    for package in ("gymnasium_robotics",):  # packages that register only when they are imported
+        try:
+            gym.register_envs(importlib.import_module(package))
+        except ImportError:
+            pass
+    try:
+        return gym.make(task.environment, render_mode="rgb_array", **task.arguments)
+    except gym.error.Error as error:
+        raise TaskError(f"task {task.name!r}: environment.id {task.environment!r}: {error}; install the package that has it") from error
+
+
+class TaskEnv:
+    """A Gymnasium environment with the task's cameras, proprioception, action scaling and hand-over rule.
+
+    Actions are normalised, float32 [A] in [-1, 1]; proprioception is float32 [P] in SI units.
+    """
+
+    def __init__(self, task: Task, seed: int = 0):
+        self.task = task
+        self.env = make_environment(task)
+        self._scale = np.asarray(task.action_scale, np.float32)
+        low = getattr(self.env.action_space, "shape", None)
+        if low != (task.action_dim,):
+            raise TaskError(f"task {task.name!r}: action.scale has {task.action_dim} numbers, the environment wants {low}")
+        self.reset(seed)
+
+    def reset(self, seed: int | None = None) -> None:
+        self._observation, self._info = self.env.reset(seed=seed)
+        self._flat()  # complain at once about keys that do not exist
+
+    def step(self, action: np.ndarray) -> None:
+        action = np.clip(np.asarray(action, np.float32), -1, 1) * self._scale
+        self._observation, _, _, _, self._info = self.env.step(action)
+
+    def proprio(self) -> np.ndarray:
+        """float32 [P]."""
+        return self._flat()
+
+    def images(self) -> dict[str, np.ndarray]:
+        """camera name -> uint8 [h, w, 3] RGB."""
+        out = {}
+        for name, source in self.task.cameras.items():
+            if source == "render":
+                picture = self.env.render()
+            elif source.startswith("obs:"):
+                picture = self._observation[source[4:]]
+            else:
+                picture = self.env.unwrapped.camera(source[7:])
+            out[name] = np.ascontiguousarray(picture, np.uint8)
+        return out
+
+    def critical(self) -> bool:
+        """Whether a person would hand over now, by the task's rule."""
+        rule = self.task.hand_over
+        return not rule.key or float(self._value(rule.key)) > rule.above
+
+    def success(self) -> bool:
+        return bool(self._value(self.task.success))
+
+    def failure(self) -> bool:
+        return bool(self.task.failure and self._value(self.task.failure))
+
+    def truth(self) -> dict[str, float]:
+        """What only the simulated person may see: lateral_error, depth (m) and yaw_error (rad), NaN where unknown."""
+        return {k: float(self._info.get(k, np.nan)) for k in ("lateral_error", "depth", "yaw_error")}
+
+    def info(self) -> dict:
+        return self._info
+
+    def observation(self) -> dict:
+        """The environment's own observation, for drivers that publish joint states and the like."""
+        return self._observation
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _value(self, key: str):
+        if key in self._info:
+            return self._info[key]
+        raise TaskError(f"task {self.task.name!r}: info has no key {key!r}; it has: {', '.join(sorted(self._info))}")
+
+    def _flat(self) -> np.ndarray:
+        observation = self._observation if isinstance(self._observation, dict) else {"observation": self._observation}
+        parts = []
+        for k in self.task.state:
+            if k.key not in observation:
+                raise TaskError(f"task {self.task.name!r}: state key {k.key!r} is not in the observation; it has: {', '.join(observation)}")
+            value = np.asarray(observation[k.key], np.float32).ravel()
+            if value.size != k.size:
+                raise TaskError(f"task {self.task.name!r}: state key {k.key!r} has {value.size} values, the task file says {k.size}")
+            parts.append(value)
+        return np.concatenate(parts)

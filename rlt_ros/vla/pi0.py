@@ -1,0 +1,175 @@
+"""π0 as Hugging Face transformers has it: observations in; reference chunk and final-layer prefix embeddings out.
+
+A checkpoint folder holds what ``save_pretrained`` writes (``config.json``, ``model.safetensors``) and the words of the
+tokenizer, plus ``rlt.json``: which cameras in which order, which part of the proprioception, and the statistics that states and
+actions are normalised with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PI0Config, PI0ForConditionalGeneration
+
+
+@dataclass
+class Pi0Io:
+    """How observations become π0's inputs and its outputs become actions; ``rlt.json`` in the checkpoint folder."""
+
+    cameras: list[str]
+    instruction: str
+    proprio_dim: int
+    state_index: list[int]  # which values of the proprioception the model is given
+    state_mean: list[float]
+    state_std: list[float]
+    action_mean: list[float]
+    action_std: list[float]
+    vocabulary: list[str]  # word -> id by position; the first is padding, the last is the image placeholder
+    flow_steps: int = 10
+
+    @classmethod
+    def read(cls, path: Path) -> Pi0Io:
+        """ValueError names the file and the key when it does not fit."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+
+def small_config(vocabulary: int, action_dim: int, state_dim: int) -> PI0Config:
+    """A π0 of 0.9 M parameters for 96-pixel pictures: the same class as the 3 B one, all widths turned down.
+
+    12-pixel patches give 64 tokens a camera: fewer and larger patches train several times faster on a CPU, and a patch is still
+    half the plug's width.
+    """
+    width, heads, layers = 96, 4, 2
+    text = dict(
+        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256, num_attention_heads=heads,
+        num_key_value_heads=1, head_dim=24, vocab_size=vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    vision = dict(
+        model_type="siglip_vision_model", hidden_size=width, intermediate_size=288, num_hidden_layers=4, num_attention_heads=heads,
+        patch_size=12, image_size=96, vision_use_head=False,
+    )  # fmt: skip
+    dit = dict(
+        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256, num_attention_heads=heads,
+        num_key_value_heads=1, head_dim=24, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    return PI0Config(
+        vlm_config=dict(
+            model_type="paligemma", text_config=text, vision_config=vision, projection_dim=width, image_token_id=vocabulary - 1
+        ),
+        dit_config=dit,
+        chunk_size=50,
+        max_state_dim=state_dim,
+        max_action_dim=action_dim,
+    )
+
+
+class Pi0(nn.Module):
+    """π0 and the conversions around it. Pictures are uint8 [B, cameras, S, S, 3], states raw SI [B, P]."""
+
+    def __init__(self, model: PI0ForConditionalGeneration, io: Pi0Io):
+        super().__init__()
+        self.model, self.io = model, io
+        config = model.config
+        self.image_size = config.vlm_config.vision_config.image_size
+        self.horizon = config.chunk_size
+        self.action_dim = len(io.action_mean)
+        self.embedding_dim = config.vlm_config.text_config.hidden_size
+        patches = (self.image_size // config.vlm_config.vision_config.patch_size) ** 2
+        self.image_tokens = patches * len(io.cameras)
+        words = [io.vocabulary.index(w) for w in io.instruction.lower().split()]
+        ids = [config.vlm_config.image_token_id] * self.image_tokens + [1, *words]
+        self.register_buffer("input_ids", torch.tensor([ids]), persistent=False)
+        for name in ("state_mean", "state_std", "action_mean", "action_std"):
+            self.register_buffer(name, torch.tensor(getattr(io, name)), persistent=False)
+        self.register_buffer("state_index", torch.tensor(io.state_index), persistent=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Pi0:
+        """Load a checkpoint folder. ValueError names the file that is missing or does not fit."""
+        io = Pi0Io.read(folder / "rlt.json")
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder / name} is missing")
+        model, report = PI0ForConditionalGeneration.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, attn_implementation="eager", local_files_only=True
+        )
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if report.get(what):
+                raise ValueError(f"{folder / 'model.safetensors'}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+        return cls(model, io).eval()
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint in float16 (the weights are rounded, not the arithmetic)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.model.half()
+        model.save_pretrained(folder)
+        model.float()
+        self.io.write(folder / "rlt.json")
+
+    def pixels(self, images: np.ndarray | Tensor) -> Tensor:
+        """uint8 [B, N, S, S, 3] -> float [B, N, 3, S, S] in [-1, 1]."""
+        return torch.as_tensor(images).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+
+    def states(self, proprio: np.ndarray | Tensor) -> Tensor:
+        """Raw proprioception [B, P] -> normalised state [B, S]."""
+        raw = torch.as_tensor(proprio, dtype=torch.float32)[:, self.state_index]
+        return ((raw - self.state_mean) / self.state_std).clamp(-6, 6)
+
+    def prefix(self, pixels: Tensor):
+        """Run pictures and instruction through the VLM once.
+
+        Returns its key-value cache and the final-layer embeddings of the image tokens, [B, M, E] (the language's are dropped,
+        arXiv 2604.23073, section on the token).
+        """
+        batch = len(pixels)
+        ids = self.input_ids.expand(batch, -1)
+        mask = torch.ones(pixels.shape[:2], dtype=torch.bool)
+        embeds = self.model.model.embed_prefix(ids, pixels, mask)
+        out = self.model.model.vlm(
+            inputs_embeds=embeds, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids), use_cache=True
+        )
+        return out.past_key_values, out.last_hidden_state[:, : self.image_tokens]
+
+    def flow_loss(self, cache, proprio: Tensor, actions: Tensor) -> Tensor:
+        """Flow-matching loss of normalised ``actions`` [B, H, A] under a prefix cache; Beta-distributed times as in π0."""
+        labels = (actions - self.action_mean) / self.action_std
+        return self.model(state=self.states(proprio), actions=labels, past_key_values=cache).loss
+
+    @torch.inference_mode()
+    def sample(self, cache, proprio: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+        """Integrate the flow from noise at time 1 to actions at time 0: [B, H, A], in the task's normalised units."""
+        state = self.states(proprio)
+        x = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)
+        length, steps = cache.get_seq_length(), self.io.flow_steps
+        for i in range(steps):
+            time = torch.full((len(state),), 1.0 - i / steps)
+            out = self.model(state=state, noise=x, timestep=time, past_key_values=cache)
+            cache.crop(length - cache.get_seq_length())  # forget this step, keep the prefix
+            x = x - out.logits / steps
+        return (x * self.action_std + self.action_mean).clamp(-1, 1)
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize to ``size`` square keeping the aspect (padded with black), as π0's processor does; uint8 [size, size, 3]."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    scale = size / max(height, width)
+    h, w = round(height * scale), round(width * scale)
+    small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    out = np.zeros((size, size, 3), np.uint8)
+    top, left = (size - h) // 2, (size - w) // 2
+    out[top : top + h, left : left + w] = small
+    return out

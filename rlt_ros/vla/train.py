@@ -1,0 +1,277 @@
+"""Train the small π0 that ships with the package, and the RL token over any frozen VLA.
+
+Two stages, like the model that it stands for: a *grounding* stage in which the vision-language trunk learns to say where things
+are (π0's trunk, PaliGemma, comes with that from the web), then *flow matching* on demonstrations from pictures, instruction and
+proprioception. The simulator's state is a label of the first stage; no trained model is ever given it.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing as mp
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PI0ForConditionalGeneration
+
+from rlt_ros.core.rl_token import RLToken, TokenConfig
+from rlt_ros.data import demos
+from rlt_ros.sim.task import Task
+from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
+
+Progress = Callable[[int, int, dict[str, float]], None]
+
+
+# --- grounding scenes ------------------------------------------------------------------------------------------------
+
+
+def _scenes(arguments: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    from rlt_ros.sim.ethernet import EthernetInsertion, scene
+
+    seed, count = arguments
+    env, rng = EthernetInsertion(), np.random.default_rng([seed, 7])
+    made = [scene(env, rng) for _ in range(count)]
+    env.close()
+    return np.stack([m[0] for m in made]), np.stack([m[1] for m in made])
+
+
+def grounding_scenes(path: Path, count: int, seed: int = 0, processes: int = 2, progress: Progress | None = None):
+    """``count`` pictures of plug and jack with labels, made once and kept in ``path`` (.npz): images, offsets."""
+    if path.exists():
+        with np.load(path) as file:
+            return file["images"], file["offsets"]
+    jobs = [(seed * 100_000 + i, min(250, count - i)) for i in range(0, count, 250)]
+    images, offsets = [], []
+    with mp.get_context("spawn").Pool(processes) as pool:
+        for some_images, some_offsets in pool.imap(_scenes, jobs):
+            images.append(some_images)
+            offsets.append(some_offsets)
+            if progress:
+                progress(250 * len(images), count, {})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=np.concatenate(images), offsets=np.concatenate(offsets))
+    return np.concatenate(images), np.concatenate(offsets)
+
+
+class GroundingHead(nn.Module):
+    """Reads the offset off the final-layer embeddings: one attention query per camera. Thrown away after training."""
+
+    FAR = torch.tensor([0.01, 0.01, 0.02, 0.05])
+    NEAR = torch.tensor([0.001, 0.001, 0.0015, 0.02])
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.query = nn.Linear(width, 8)
+        self.out = nn.Sequential(nn.Linear(8 * width, 256), nn.GELU(), nn.Linear(256, 8))
+
+    def forward(self, embeddings):  # [B, M, E] -> [B, 8]
+        weight = self.query(embeddings).softmax(1)  # [B, M, 8]
+        return self.out((weight.transpose(1, 2) @ embeddings).flatten(1))
+
+    @classmethod
+    def target(cls, offsets):
+        """Twice the same offset: coarse, and saturating at a few millimetres so that the last one counts."""
+        return torch.cat([offsets / cls.FAR, torch.tanh(offsets / cls.NEAR)], 1)
+
+
+# --- the VLA ---------------------------------------------------------------------------------------------------------
+
+
+class DemoFrames:
+    """Samples of demonstrations: picture, proprioception and the next H actions (the last one repeated past the end as a hold)."""
+
+    def __init__(self, episodes: list[dict[str, np.ndarray]], horizon: int, image_stride: int = 1):
+        images, proprio, actions = [], [], []
+        for episode in episodes:
+            if not episode["success"]:
+                continue
+            held = np.concatenate([episode["action"], np.zeros((horizon, episode["action"].shape[1]), np.float32)])
+            for i, tick in list(enumerate(episode["frame_tick"]))[::image_stride]:
+                images.append(episode["images"][i])
+                proprio.append(episode["proprio"][tick])
+                actions.append(held[tick : tick + horizon])
+        self.images, self.proprio, self.actions = np.stack(images), np.stack(proprio), np.stack(actions)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness and contrast of each picture, as another camera would have them."""
+    gain = rng.uniform(0.8, 1.2, (len(images), images.shape[1], 1, 1, 1)).astype(np.float32)
+    bias = rng.uniform(-20, 20, (len(images), images.shape[1], 1, 1, 1)).astype(np.float32)
+    return np.clip(images * gain + bias, 0, 255).astype(np.uint8)
+
+
+def new_pi0(task: Task, frames: DemoFrames) -> Pi0:
+    """A fresh small π0 with the statistics of the demonstrations."""
+    index = task.vla_state_index
+    words = sorted(set(task.instruction.lower().split()))
+    vocabulary = ["<pad>", "<bos>", *words, "<image>"]
+    io = Pi0Io(
+        cameras=list(task.cameras),
+        instruction=task.instruction,
+        proprio_dim=task.proprio_dim,
+        state_index=index,
+        state_mean=frames.proprio[:, index].mean(0).tolist(),
+        state_std=(frames.proprio[:, index].std(0) + 1e-4).tolist(),
+        action_mean=frames.actions.mean((0, 1)).tolist(),
+        action_std=(frames.actions.std((0, 1)) + 1e-3).tolist(),
+        vocabulary=vocabulary,
+    )
+    config = small_config(len(vocabulary), task.action_dim, len(index))
+    return Pi0(PI0ForConditionalGeneration._from_config(config, attn_implementation="eager"), io)
+
+
+def train_vla(
+    task: Task,
+    demo_folder: Path,
+    out: Path,
+    scenes: tuple[np.ndarray, np.ndarray],
+    minutes: tuple[float, float] = (12.0, 14.0),
+    batch: int = 32,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Pi0:
+    """Grounding, then flow matching with grounding kept alive on the side; ``minutes`` of each. Saves into ``out``."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    frames = DemoFrames(demos.load(demo_folder), horizon=50)
+    policy = new_pi0(task, frames)
+    head = GroundingHead(policy.embedding_dim)
+    images, offsets = scenes
+    labels = GroundingHead.target(torch.as_tensor(offsets))
+    held_out = max(256, len(images) // 50)  # the last scenes are never trained on
+    policy.train()
+
+    def ground(count: int):
+        pick = rng.integers(0, len(images) - held_out, count)
+        _, embeddings = policy.prefix(policy.pixels(_augment(images[pick], rng)))
+        return (head(embeddings) - labels[pick]).square().mean()
+
+    parameters = [*policy.parameters(), *head.parameters()]
+    step = 0
+    for stage, budget, peak in (("ground", minutes[0], 1e-3), ("flow", minutes[1], 6e-4)):
+        optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        start, smooth = time.monotonic(), {}
+        while (done := (time.monotonic() - start) / (60 * budget)) < 1:
+            warm = min(1.0, (time.monotonic() - start) / 20)
+            for group in optimiser.param_groups:
+                group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            if stage == "ground":
+                loss = ground(batch)
+                parts = {"ground": float(loss)}
+            else:
+                pick = rng.integers(0, len(frames), batch)
+                cache, _ = policy.prefix(policy.pixels(_augment(frames.images[pick], rng)))
+                proprio = torch.as_tensor(frames.proprio[pick])
+                flow = policy.flow_loss(cache, proprio, torch.as_tensor(frames.actions[pick]))
+                grounded = ground(batch // 2)
+                loss = flow + grounded
+                parts = {"flow": float(flow), "ground": float(grounded)}
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+            for key, value in parts.items():
+                smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
+            if progress and step % 20 == 0:
+                progress(int(1000 * done), 1000, {"step": step, **smooth})
+        policy.eval()
+        with torch.inference_mode():
+            near = []
+            for i in range(len(images) - held_out, len(images), 64):
+                _, embeddings = policy.prefix(policy.pixels(images[i : i + 64]))
+                near.append(head(embeddings)[:, 4:].clamp(-0.99, 0.99).atanh() * GroundingHead.NEAR)
+            error = torch.cat(near) - torch.as_tensor(offsets[len(images) - held_out :])
+            close = torch.as_tensor(np.abs(offsets[len(images) - held_out :, :2]).max(1) < 0.002)
+            rmse = error[close].square().mean(0).sqrt()
+        if progress:
+            progress(1000, 1000, {"held-out rmse x mm": 1e3 * float(rmse[0]), "y mm": 1e3 * float(rmse[1]), "yaw": float(rmse[3])})
+        policy.save(out)
+        policy.train()
+    return policy.eval()
+
+
+# --- the RL token ----------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def embed(policy: Pi0, images: np.ndarray, progress: Progress | None = None) -> torch.Tensor:
+    """Final-layer embeddings float16 [N, M, E] of pictures uint8 [N, cameras, S, S, 3]: once a frame, the VLA is frozen."""
+    out = []
+    for i in range(0, len(images), 64):
+        out.append(policy.prefix(policy.pixels(images[i : i + 64]))[1].half())
+        if progress and i % 640 == 0:
+            progress(i, len(images), {})
+    return torch.cat(out)
+
+
+def train_token(
+    policy: Pi0, frames: DemoFrames, out: Path, minutes: float = 5.0, batch: int = 64, seed: int = 0,
+    action_weight: float = 1.0, progress: Progress | None = None, embeddings: torch.Tensor | None = None,
+) -> RLToken:  # fmt: skip
+    """Algorithm 1, phase 1, with the VLA frozen (alpha = 0). Saves ``token.json`` and ``token.safetensors`` into ``out``."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    if embeddings is None:
+        embeddings = embed(policy, frames.images, progress)
+    actions = ((torch.as_tensor(frames.actions) - policy.action_mean) / policy.action_std).flatten(1)
+    config = TokenConfig(policy.embedding_dim, policy.image_tokens, action_values=actions.shape[1], action_weight=action_weight)
+    token = RLToken(config)
+    sample = embeddings[:: max(1, len(embeddings) // 2000)].float()
+    token.mean.copy_(sample.mean((0, 1)))
+    token.std.copy_(sample.std((0, 1)) + 1e-6)
+    optimiser = torch.optim.AdamW(token.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
+    start, smooth, step = time.monotonic(), {}, 0
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        pick = torch.as_tensor(rng.integers(0, len(embeddings), batch))
+        loss, parts = token.loss(embeddings[pick].float(), actions[pick])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(token.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        for key, value in parts.items():
+            smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
+        if progress and step % 20 == 0:
+            progress(int(1000 * done), 1000, {"step": step, **smooth})
+    token.save(out)
+    return token.eval()
+
+
+@torch.inference_mode()
+def token_report(token: RLToken, embeddings: torch.Tensor, offsets: np.ndarray) -> dict[str, float]:
+    """How much the decoder depends on the token, and what a linear map reads from it.
+
+    ``reconstruction_*``: the decoder's squared error (its inputs hidden, so that all must come from the token) with the true, a
+    zeroed and a shuffled token. ``probe_*_mm``: held-out RMSE per axis of a ridge regression from the token to the plug-jack
+    offset, fitted on the first 80 % of the scenes and tested on those of the rest that are within 2 mm of the hole.
+    """
+    z = torch.cat([token.encode(embeddings[i : i + 128].float()) for i in range(0, len(embeddings), 128)])
+    some = embeddings[-512:].float()
+    target, mine = token.normalise(some), z[-512:]
+    error = {}
+    for name, code in (("true", mine), ("zeroed", torch.zeros_like(mine)), ("shuffled", mine.roll(1, 0))):
+        error[f"reconstruction_{name}"] = float((token.decode(code, target, 1.0) - target).square().mean())
+    split = int(0.8 * len(z))
+    y = torch.as_tensor(offsets) * 1e3
+    near = y[:, 2] < 6  # millimetres above the mouth: the critical phase
+    x = torch.cat([z, torch.ones(len(z), 1)], 1).double()
+    train, test = torch.arange(len(z)) < split, torch.arange(len(z)) >= split
+    a, b = x[train & near], y[train & near].double()
+    weight = torch.linalg.solve(a.T @ a + 1e-3 * torch.eye(a.shape[1], dtype=torch.double), a.T @ b)
+    close = test & near & (y[:, :2].abs().amax(1) < 2)
+    rmse = (x[close] @ weight - y[close]).square().mean(0).sqrt()
+    spread = y[close].double().std(0)
+    return error | {
+        "probe_x_mm": float(rmse[0]), "probe_y_mm": float(rmse[1]), "probe_height_mm": float(rmse[2]), "probe_yaw_rad": float(rmse[3]) / 1e3,
+        "spread_x_mm": float(spread[0]), "spread_y_mm": float(spread[1]), "scenes": int(close.sum()),
+    }  # fmt: skip
