@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Part of the vector -> the stream it is read from and its size (0: as many values as there are joints).
-PARTS = {
-    "pose": ("pose", 4),  # x y z [m], yaw [rad]
-    "twist": ("twist", 4),  # vx vy vz [m/s], yaw rate [rad/s]
-    "wrench": ("wrench", 6),  # fx fy fz [N], tx ty tz [N m]
-    "joint_positions": ("joints", 0),  # rad or m
-    "joint_velocities": ("joints", 0),  # rad/s or m/s
-}
+SIZES = {"pose": 4, "twist": 4, "wrench": 6}  # x y z yaw, their velocities, force and torque
 
 
 class ProprioError(ValueError):
@@ -24,33 +17,36 @@ class ProprioAssembler:
     """Holds the newest reading of each stream and joins them in the order of `layout`.
 
     Args:
-        layout: parts in order, each of PARTS.
-        joints: names in the order wanted, needed by the joint parts.
+        layout: (part, size) in order. `pose` [m, rad], `twist` [m/s, rad/s] and `wrench` [N, N m] have streams of their
+            own; `joint_velocity` and every other part are read from the joint states: velocities, else positions.
+        joints: part -> its joint names in the order wanted, for parts that are read from the joint states;
+            missing: part_0, part_1 ...
         derive_twist: compute the twist from two poses, for robots that publish none.
 
     Raises:
-        ProprioError: unknown part, or a joint part without joint names.
+        ProprioError: a size that does not fit its part.
     """
 
-    def __init__(self, layout: Sequence[str], joints: Sequence[str] = (), derive_twist: bool = False) -> None:
-        for part in layout:
-            if part not in PARTS:
-                raise ProprioError(f"proprio.layout: unknown part '{part}', expected of {sorted(PARTS)}")
-            if PARTS[part][1] == 0 and not joints:
-                raise ProprioError(f"proprio.layout: part '{part}' needs joint names; set proprio.joints")
-        self.layout = tuple(layout)
-        self.joints = tuple(joints)
-        self.derive_twist = derive_twist and "twist" in layout
-        self.streams = {PARTS[part][0] for part in layout}
+    def __init__(self, layout: Sequence[tuple[str, int]], joints: Mapping[str, Sequence[str]] | None = None,
+                 derive_twist: bool = False) -> None:
+        given = joints or {}
+        self.layout = tuple(part for part, _ in layout)
+        self.joints: dict[str, tuple[str, ...]] = {}
+        for part, size in layout:
+            if part not in SIZES:
+                self.joints[part] = tuple(given.get(part, [f"{part}_{i}" for i in range(size)]))
+            have = SIZES.get(part) or len(self.joints[part])
+            if have != size:
+                raise ProprioError(f"proprioception part '{part}' has {have} values, the task wants {size}")
+        self.size = sum(size for _, size in layout)
+        self.streams = {part if part in SIZES else "joint_states" for part in self.layout}
+        self.derive_twist = derive_twist and "twist" in self.streams
+        if self.derive_twist and "pose" not in self.streams:
+            raise ProprioError("derive_twist needs the part 'pose' in the task's state")
         self._values: dict[str, np.ndarray] = {}
         self._ticks: dict[str, int] = {}
         self._stamps: dict[str, int] = {}
         self._joined = -1
-
-    @property
-    def size(self) -> int:
-        """Number of values P."""
-        return sum(PARTS[part][1] or len(self.joints) for part in self.layout)
 
     def add_pose(self, tick: int, stamp_ns: int, position: Sequence[float], quaternion: Sequence[float]) -> None:
         """Position x y z [m] and orientation x y z w in the robot base; only the yaw of it is kept."""
@@ -71,19 +67,18 @@ class ProprioAssembler:
         """Force [N] and torque [N m]."""
         self._add("wrench", tick, stamp_ns, np.array([*force, *torque], np.float32))
 
-    def add_joints(self, tick: int, stamp_ns: int, names: Sequence[str], fields: Mapping[str, Sequence[float]]) -> None:
-        """Joint state as the driver orders it; `fields` has positions and velocities."""
-        missing = [name for name in self.joints if name not in names]
-        if missing:
-            raise ProprioError(f"joint_states: no joints {missing} among {list(names)}; set proprio.joints")
-        order = [list(names).index(name) for name in self.joints]
-        for part in ("joint_positions", "joint_velocities"):
-            if part not in self.layout:
-                continue
-            values = fields[part]
+    def add_joint_states(self, tick: int, stamp_ns: int, names: Sequence[str], positions: Sequence[float],
+                         velocities: Sequence[float]) -> None:
+        """Joint states as the driver orders them [rad or m, rad/s or m/s]."""
+        index = {name: i for i, name in enumerate(names)}
+        for part, joints in self.joints.items():
+            missing = [name for name in joints if name not in index]
+            if missing:
+                raise ProprioError(f"joint_states has no {missing} among {list(names)}; set joints.{part}")
+            kind, values = ("velocities", velocities) if part == "joint_velocity" else ("positions", positions)
             if len(values) != len(names):
-                raise ProprioError(f"joint_states: {len(values)} {part} for {len(names)} names")
-            self._add("joints", tick, stamp_ns, np.array([values[i] for i in order], np.float32), key=part)
+                raise ProprioError(f"joint_states has {len(values)} {kind} for {len(names)} names; the driver must send both")
+            self._add("joint_states", tick, stamp_ns, np.array([values[index[n]] for n in joints], np.float32), part)
 
     def join(self) -> tuple[int, int, np.ndarray] | None:
         """(tick, stamp_ns, values float32[P]) once every stream has reached a tick that was not joined yet, else None."""

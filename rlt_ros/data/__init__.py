@@ -1,0 +1,1 @@
+"""Demonstrations and sessions on disk. Imports no ROS."""

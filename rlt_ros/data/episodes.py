@@ -1,0 +1,41 @@
+"""The list of a session's episodes, `episodes.jsonl`: one JSON object a line. Imports no ROS."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = "episodes.jsonl"
+
+
+@dataclass
+class EpisodeRecord:
+    """One finished episode."""
+
+    index: int  # 1, 2, 3 ... within the session
+    outcome: str  # success | failure | timeout | aborted
+    critical_steps: int  # control ticks from the hand-over to the end; 0: it never came to the hand-over
+    total_steps: int  # control ticks from the start to the end
+    interventions: int  # times that the human took over in the critical phase
+    policy_version: int  # newest weights that acted in it; 0: warm-up, the VLA alone
+
+
+def append_episode(session: Path, record: EpisodeRecord) -> None:
+    """Add one line to the session's list; the line is with the operating system when this returns."""
+    with (session / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record)) + "\n")
+
+
+def read_episodes(session: Path) -> list[EpisodeRecord]:
+    """All finished episodes of a session, in order; a torn last line of a killed process is skipped."""
+    path = session / FILE
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(EpisodeRecord(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError):
+            continue
+    return records

@@ -1,0 +1,102 @@
+"""The critical-phase actor at control rate: who drives at this tick, and what."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlt_ros.core.commander import Commander
+from rlt_ros.core.episode import Phase
+from rlt_ros.core.weights import WeightsRejected, unpack
+from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
+from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim.task import load_task
+
+
+class ActorNode(RltNode):
+    """Each tick: human, warm-up reference or refined chunk, by the Commander's rules; hold when something is missing.
+
+    Subscribes: proprio, vla/rl_state, vla/reference, human/command, episode/state, learner/weights.
+    Publishes: command/candidate (ActionChunk, every tick), actor/chunk (ActionChunk, each new chunk of C steps).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(SharedParameters):
+        exploration_std: float = parameter(0.05, "fixed standard deviation of the acting noise, normalised action", low=0.0,
+                                           high=1.0, live=True)
+        lookahead_steps: int = parameter(3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10)
+        phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
+        proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
+        human_timeout_s: float = parameter(0.1, "a human command older than this has ended", unit="s", low=0.02)
+        seed: int = parameter(0, "seed of the acting noise", low=0)
+
+    def on_configure_(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.task = load_task(self.params.task)
+        p = self.params
+        self.commander = Commander(
+            action_dim=self.task.action_dim, chunk_steps=p.chunk_steps, latency_ticks=p.latency_ticks,
+            max_age_ticks=p.max_age_ticks, lookahead_steps=p.lookahead_steps, exploration_std=p.exploration_std, seed=p.seed)
+        self.version = 0
+        self.swapped_ms = 0.0
+        self.proprio: np.ndarray | None = None
+        self.proprio_s = self.human_s = -np.inf
+        self.hold_reason = ""
+        self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
+        self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
+        self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
+        self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
+        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
+        self.every_tick(self.on_tick, p.phase)
+
+    def on_parameters_(self) -> None:
+        self.commander.exploration_std = self.params.exploration_std
+
+    def on_proprio(self, msg: Proprio) -> None:
+        _, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
+        self.proprio_s = time.monotonic()
+
+    def on_state(self, msg: RLState) -> None:
+        frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
+        self.commander.add_state(frame.tick, frame.token, frame.proprio)
+
+    def on_reference(self, msg: ActionChunk) -> None:
+        self.commander.add_reference(chunk_from_msg(msg, self.task.action_dim))
+
+    def on_human(self, msg: ActionChunk) -> None:
+        chunk = chunk_from_msg(msg, self.task.action_dim)
+        self.human_s = time.monotonic()
+        self.commander.set_human(np.clip(chunk.actions[0], -1.0, 1.0) if chunk.steps else None)
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        self.commander.set_phase(Phase(msg.phase), msg.start_tick, msg.episode)
+
+    def on_weights(self, msg: PolicyWeights) -> None:
+        try:
+            actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version)
+        except WeightsRejected as error:
+            return self.reject("learner/weights", error)
+        self.version = msg.version
+        self.commander.offer_policy(actor.act, msg.version)
+
+    def on_tick(self, tick: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self.human_s > self.params.human_timeout_s:
+            self.commander.set_human(None)
+        fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
+        command = self.commander.step(tick, self.proprio if fresh else None)
+        self.candidates.publish(chunk_to_msg(command.candidate, self.control))
+        if command.planned is not None:
+            self.chunks.publish(chunk_to_msg(command.planned, self.control))
+        self.hold_reason = command.hold_reason
+
+    def on_diagnostics_(self) -> dict:
+        return {"policy_version": self.version, "holding": self.hold_reason}

@@ -1,0 +1,61 @@
+"""The state machine of an episode, behind services."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlt_ros.core.episode import EpisodeError, EpisodeMachine
+from rlt_ros.data.episodes import read_episodes
+from rlt_ros.msg import EpisodeState
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import header
+from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim.task import load_task
+
+SERVICES = ("start", "hand_over", "success", "failure", "abort", "reset")
+
+
+class EpisodeNode(RltNode):
+    """Panel, gamepad and simulated person call the same services; what is not allowed now is refused with the reason.
+
+    Services: episode/start, hand_over, success, failure, abort, reset (Trigger).
+    Publishes: episode/state (EpisodeState, latched, on change and at 5 Hz).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(SharedParameters):
+        critical_timeout_s: float = parameter(0.0, "longest critical phase; 0: as in the task file", unit="s", low=0.0)
+        approach_timeout_s: float = parameter(0.0, "longest approach; 0: as in the task file", unit="s", low=0.0)
+
+    def on_configure_(self) -> None:
+        task, p = load_task(self.params.task), self.params
+        ticks = lambda seconds: round(seconds * p.rate_hz)  # noqa: E731
+        self.machine = EpisodeMachine(
+            timeout_ticks=ticks(p.critical_timeout_s or task.critical_timeout),
+            approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout))
+        self.first = 1 + max((e.index for e in read_episodes(Path(p.session))), default=0) if p.session else 1
+        self.state = self.publish(EpisodeState, "episode/state", qos.STATE)
+        for name in SERVICES:
+            self.trigger(f"episode/{name}", lambda name=name: self.request(name))
+        self.every_tick(self.on_tick)
+        self.every(0.2, self.send)
+
+    def request(self, name: str) -> str:
+        try:
+            getattr(self.machine, name)(self.control.tick(self.now_ns()))
+        except EpisodeError as error:
+            raise RuntimeError(str(error)) from None
+        self.send()
+        return f"episode {self.machine.episode}: {self.machine.phase.name}"
+
+    def on_tick(self, tick: int) -> None:
+        if self.machine.step(tick):
+            self.send()
+
+    def send(self) -> None:
+        m = self.machine
+        none = lambda tick: -1 if tick is None else tick  # noqa: E731
+        self.state.publish(EpisodeState(
+            header=header(self.now_ns()), episode=m.episode, phase=int(m.phase), outcome=int(m.outcome),
+            start_tick=none(m.start_tick), critical_tick=none(m.critical_tick), end_tick=none(m.end_tick),
+            successes=m.successes, failures=m.failures, timeouts=m.timeouts, aborts=m.aborts))

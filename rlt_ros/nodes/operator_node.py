@@ -1,0 +1,97 @@
+"""A simulated person in the operator's place; only for the simulator."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from sensor_msgs.msg import Joy
+from std_srvs.srv import Trigger
+
+from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.msg import EpisodeState, SimTruth
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import header, packed
+from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim.person import Habits, SimulatedPerson, View
+
+REQUESTS = {"sim_reset": "sim/reset"} | {name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")}
+JOY_HZ = 20.0  # what a joy node's autorepeat sends
+
+
+class OperatorNode(RltNode):
+    """Looks at sim/truth, presses the buttons of the episode and steers now and then, through a person's interfaces.
+
+    Subscribes: sim/truth (SimTruth), episode/state.  Publishes: joy (Joy, 20 Hz).
+    Calls: sim/reset, episode/reset, start, hand_over, success, failure (Trigger).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(SharedParameters):
+        episodes: int = parameter(0, "stop after so many; 0: no end", low=0)
+        minutes: float = parameter(0.0, "stop after so much critical phase; 0: no end", unit="min", low=0.0)
+        reaction_s: list[float] = parameter([0.15, 0.3], "shortest and longest time from seeing to pressing", unit="s", low=0.0)
+        rest_s: float = parameter(0.5, "pause after an episode", unit="s", low=0.0)
+        intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
+        intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
+        steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
+        axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for x, y, z, yaw: as the teleop node's", low=0)
+        deadman: int = parameter(description="index into Joy.buttons: as the teleop node's", low=0)
+        seed: int = parameter(0, "of the person's chances", low=0)
+
+    def on_configure_(self) -> None:
+        p = self.params
+        self.person = SimulatedPerson(Habits(
+            reaction_s=tuple(p.reaction_s), rest_s=p.rest_s, intervention_share=p.intervention_share,
+            intervention_s=tuple(p.intervention_s), steering_noise_m=p.steering_noise_m), p.seed)
+        self.episode: EpisodeState | None = None
+        self.finished: set[int] = set()
+        self.critical_s = 0.0
+        self.joy = self.publish(Joy, "joy", qos.EVENT)
+        self.requests = {name: self.client(Trigger, topic) for name, topic in REQUESTS.items()}
+        self.subscribe(SimTruth, "sim/truth", self.on_truth, qos.SENSOR)
+        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.every(1.0 / JOY_HZ, self.on_time)
+
+    def on_truth(self, msg: SimTruth) -> None:
+        offset = np.array(msg.offset) if len(msg.offset) == 3 else np.array([msg.lateral_error, 0.0, -msg.depth])
+        self.person.see(time.monotonic(), View(offset, msg.yaw_error, msg.critical, msg.success, msg.failure))
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        self.episode = msg
+        if msg.phase == Phase.ENDED and msg.episode not in self.finished:
+            self.finished.add(msg.episode)
+            if msg.critical_tick >= 0:
+                self.critical_s += (msg.end_tick - msg.critical_tick) * self.control.period_s
+
+    @property
+    def done(self) -> bool:
+        """The person has had enough, and no episode is running."""
+        p = self.params
+        enough = (0 < p.episodes <= len(self.finished)) or (0.0 < p.minutes * 60.0 <= self.critical_s)
+        return enough and self.episode.phase in (Phase.IDLE, Phase.ENDED)
+
+    def on_time(self) -> None:
+        if self.episode is None or self.done:
+            return
+        wish = self.person.act(time.monotonic(), Phase(self.episode.phase), Outcome(self.episode.outcome))
+        for name in wish.requests:
+            if self.requests[name].service_is_ready():
+                future = self.requests[name].call_async(Trigger.Request())
+                future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
+        axes, buttons = np.zeros(1 + max(self.params.axes)), [0] * (1 + self.params.deadman)
+        if wish.stick is not None:
+            axes[self.params.axes] = np.clip(wish.stick, -1.0, 1.0)
+            buttons[self.params.deadman] = 1
+        self.joy.publish(Joy(header=header(self.now_ns()), axes=packed(axes), buttons=buttons))
+
+    def on_answer(self, name: str, future) -> None:
+        answer = future.result()
+        if answer is None or not answer.success:
+            self.get_logger().warning(f"{name}: {answer.message if answer else 'no answer'}")
+        elif name == "sim_reset":
+            with self._lock:
+                self.person.scene_is_reset()
+
+    def on_diagnostics_(self) -> dict:
+        return {"episodes": len(self.finished), "critical_s": round(self.critical_s, 1), "done": self.episode is not None and self.done}

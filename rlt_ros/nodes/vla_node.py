@@ -1,0 +1,140 @@
+"""The frozen VLA: reference chunks and RL tokens from camera frames."""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.episode import Phase
+from rlt_ros.core.observations import TokenFrame
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import chunk_to_msg, image_from_msg, proprio_from_msg, stamp_ns, state_to_msg
+from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.vla import load
+from rlt_ros.vla.schedule import FrameJoiner, FrameQueue, FrameSet, Schedule
+
+
+class VlaNode(RltNode):
+    """Run the VLA on the frames that the chunk boundaries need, and the prefix alone on those in between.
+
+    Subscribes: camera/<name>/image (Image), proprio (Proprio), episode/state (EpisodeState).
+    Publishes: vla/reference (ActionChunk, H steps from the frame's tick on), vla/rl_state (RLState).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(SharedParameters):
+        model: str = parameter(description="folder of the VLA's checkpoint")
+        max_skew_s: float = parameter(0.01, "cameras further apart than this are not one frame", unit="s", low=0.0)
+        max_proprio_age_ticks: int = parameter(2, "proprioception of a frame may be so much older", unit="ticks", low=0)
+        threads: int = parameter(1, "torch threads", low=1)
+
+    def on_configure_(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.params.threads)
+        self.model = load(self.params.model)
+        # The first inference allocates; it must not be the one that the robot waits for.
+        size = self.model.image_size
+        blank = {name: np.zeros((size, size, 3), np.uint8) for name in self.model.camera_names}
+        rest = np.zeros(self.model.proprio_dim, np.float32)
+        self.model.infer(blank, rest)
+        self.model.tokens([(blank, rest)])
+
+        p = self.params
+        self.joiner = FrameJoiner(self.model.camera_names, self.control.period_ns, round(p.max_skew_s * 1e9))
+        self.schedule = Schedule(p.chunk_steps, p.latency_ticks)
+        self.queue = FrameQueue()
+        self.proprios: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
+        self.waiting: FrameSet | None = None
+        self.phase = Phase.IDLE
+        self.episode = 0
+        self.full_ms: deque[float] = deque(maxlen=100)
+        self.prefix_ms: deque[float] = deque(maxlen=100)
+        self.late = 0
+        self.references = self.publish(ActionChunk, "vla/reference", qos.EVENT)
+        self.states = self.publish(RLState, "vla/rl_state", qos.EVENT)
+        for name in self.model.camera_names:
+            self.subscribe(Image, f"camera/{name}/image", lambda msg, name=name: self.on_image(name, msg), qos.SENSOR)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+
+    def on_activate_(self) -> None:
+        self.worker = threading.Thread(target=self.work, name="vla", daemon=True)
+        self.queue.open()
+        self.worker.start()
+
+    def on_deactivate_(self) -> None:
+        self.queue.close()
+        self.worker.join(5.0)
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        self.phase, self.episode = Phase(msg.phase), msg.episode
+
+    def on_proprio(self, msg: Proprio) -> None:
+        self.proprios.append(proprio_from_msg(msg, self.model.proprio_dim))
+        self.schedule_waiting()
+
+    def on_image(self, name: str, msg: Image) -> None:
+        picture = image_from_msg(msg)
+        size = self.model.image_size
+        if picture.shape != (size, size, 3):
+            raise ValueError(f"camera '{name}': picture is {picture.shape}, the model wants {(size, size, 3)}; set image_size")
+        frame = self.joiner.add(name, stamp_ns(msg.header.stamp), picture)
+        if frame is not None:
+            self.waiting = frame
+            self.schedule_waiting()
+
+    def schedule_waiting(self) -> None:
+        """Hand the newest frame to the worker as soon as the proprioception of its tick is there."""
+        frame = self.waiting
+        if frame is None or not self.proprios or self.proprios[-1][0] < frame.tick - self.params.max_proprio_age_ticks:
+            return
+        fitting = [values for tick, values in self.proprios
+                   if frame.tick - self.params.max_proprio_age_ticks <= tick <= frame.tick]
+        if not fitting:
+            self.waiting = None
+            raise ValueError(f"no proprioception for the frame of tick {frame.tick}; newest is of {self.proprios[-1][0]}")
+        if self.proprios[-1][0] < frame.tick:
+            return  # the tick's own may still come
+        self.waiting = None
+        frame.proprio = fitting[-1]
+        full = self.schedule.is_full(frame.tick)
+        if self.phase in (Phase.APPROACH, Phase.CRITICAL) and (full or self.phase == Phase.CRITICAL):
+            self.queue.put(frame, full)
+
+    def work(self) -> None:
+        """The worker: torch releases the interpreter, so that pictures are received meanwhile."""
+        try:
+            while (work := self.queue.take()) is not None:
+                full, others = work
+                begin = time.monotonic()
+                if full is not None:
+                    actions, token = self.model.infer(full.images, full.proprio)
+                    self.send(full, token, actions)
+                    self.full_ms.append(1e3 * (time.monotonic() - begin))
+                    self.late += self.control.tick(self.now_ns()) >= full.tick + self.params.latency_ticks
+                elif others:
+                    for frame, token in zip(others, self.model.tokens([(f.images, f.proprio) for f in others]), strict=True):
+                        self.send(frame, token)
+                    self.prefix_ms.append(1e3 * (time.monotonic() - begin) / len(others))
+        except Exception as error:
+            self.fail(error)
+
+    def send(self, frame: FrameSet, token: np.ndarray, actions: np.ndarray | None = None) -> None:
+        if actions is not None:
+            chunk = Chunk(frame.tick, np.clip(actions, -1.0, 1.0), frame.tick, Source.VLA, self.episode)
+            self.references.publish(chunk_to_msg(chunk, self.control))
+        self.states.publish(state_to_msg(TokenFrame(frame.tick, token, frame.proprio), self.control, frame.stamp_ns))
+
+    def on_diagnostics_(self) -> dict:
+        missing = self.joiner.waiting_for()
+        self.problem = f"no picture yet from {', '.join(missing)}" if missing else ""
+        mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
+        return {"reference_ms": mean(self.full_ms), "prefix_ms": mean(self.prefix_ms), "late_references": self.late,
+                "dropped_frames": self.queue.dropped}
