@@ -134,11 +134,15 @@ class Critic(nn.Module):
         n = self.members if members is None else members
         x = torch.cat((token, proprio * self.proprio_scale, action.flatten(1)), dim=1)  # [B, D+2P+C*A]
         x = x.expand(n, -1, -1)  # [N, B, S]
+
+        def of_members(parameter: Tensor) -> Tensor:  # a slice of everything would still cost a copy going backward
+            return parameter if n == self.members else parameter[:n]
+
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(bias[:n], x, weight[:n])  # [N, B, width]
+            x = torch.baddbmm(of_members(bias), x, of_members(weight))  # [N, B, width]
             if i < last:
                 if self.layer_norm:
-                    x = F.layer_norm(x, x.shape[-1:]) * self.gains[i][:n] + self.shifts[i][:n]
-                x = F.relu(x, inplace=not self.layer_norm)
+                    x = F.layer_norm(x, x.shape[-1:]) * of_members(self.gains[i]) + of_members(self.shifts[i])
+                x = F.relu(x)
         return x.squeeze(-1)

@@ -1,0 +1,203 @@
+"""The learner: replay, TD3, the update-to-data ratio and checkpoints that resume exactly."""
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import io
+import math
+import os
+import time
+from pathlib import Path
+from typing import Sequence
+
+import torch
+
+from rlt_ros.core.networks import Dims
+from rlt_ros.core.replay import ReplayBuffer, Transition
+from rlt_ros.core.td3 import TD3, TD3Config
+from rlt_ros.core.weights import pack
+
+_MAGIC = b"rlt-learner-1\n"
+# Versions that were published after the last checkpoint are in use on the robot: a resumed learner must go past them.
+RESUME_VERSION_GAP = 1_000_000
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the text names the file and what is wrong with it."""
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse freed activations: handing each back to the system and faulting it in again cost 15 % of an update."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 26)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 28)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass  # another C library: slower, not wrong
+
+
+class Learner:
+    """Collects transitions, says how many updates are owed, makes them, packs the actor.
+
+    session_dir: where `save` and `load` put the checkpoint unless told otherwise.
+    """
+
+    def __init__(
+        self,
+        config: TD3Config,
+        dims: Dims,
+        session_dir: str | Path | None = None,
+        proprio_scale: Sequence[float] | None = None,
+    ):
+        _keep_freed_memory()
+        self.config = config
+        self.dims = dims
+        self.checkpoint_path = None if session_dir is None else Path(session_dir) / "checkpoints" / "learner.ckpt"
+        self.td3 = TD3(config, dims, proprio_scale)
+        self.buffer = ReplayBuffer(config.capacity, dims, config.gamma)
+        self.sampling = torch.Generator().manual_seed(config.seed + 2)
+        self.version = 0  # of the newest published policy
+        self.transitions = 0  # counted for the update-to-data ratio, over all lives of the session
+        self.forgiven = 0  # updates that were owed and will not be made
+        self._counted_until = -1  # highest sequence counted before the resume
+        self._sequences: set[int] = set()  # in the buffer's history of this process
+        self._next_sequence = 0
+        self._losses: dict[str, float] = {}
+        self._seconds_per_update = 0.0
+
+    # --- data -----------------------------------------------------------------------------------------------------------
+
+    def add(self, transition: Transition) -> bool:
+        """Store a transition; False when its sequence number was here before.  ValueError on malformed ones.
+
+        After `load`, the journal's transitions are added again: they fill the buffer and are owed no second updates.
+        """
+        sequence = int(transition.sequence)
+        if sequence in self._sequences:
+            return False
+        self.buffer.add(transition)
+        self._sequences.add(sequence)
+        while self._next_sequence in self._sequences:
+            self._next_sequence += 1
+        if sequence > self._counted_until:
+            self.transitions += 1
+        return True
+
+    @property
+    def next_sequence(self) -> int:
+        """The lowest sequence number that is missing: what to ask the journal for."""
+        return self._next_sequence
+
+    # --- updates --------------------------------------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> int:
+        return self.td3.updates
+
+    def due(self) -> int:
+        """Updates owed now: utd * transitions - made, 0 below min_buffer, at most max_backlog (the rest is forgiven)."""
+        if len(self.buffer) < self.config.min_buffer:
+            return 0
+        owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven
+        if owed > self.config.max_backlog:
+            self.forgiven += owed - self.config.max_backlog
+        return max(0, min(owed, self.config.max_backlog))
+
+    def step(self) -> dict[str, float]:
+        """One update; its metrics.  ValueError when the buffer is empty."""
+        start = time.perf_counter()
+        batch = self.buffer.sample(self.config.batch_size, self.sampling, self.config.prior_fraction)
+        self._losses = self.td3.update(batch)
+        seconds = time.perf_counter() - start
+        self._seconds_per_update += (seconds - self._seconds_per_update) * (0.05 if self._seconds_per_update else 1.0)
+        return self.metrics
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Plain floats.  updates_per_s is the speed while updating, not counting waits for data."""
+        return {
+            "updates": float(self.updates),
+            "version": float(self.version),
+            "replay_size": float(len(self.buffer)),
+            "transitions": float(self.transitions),
+            "forgiven": float(self.forgiven),
+            "updates_per_s": 1.0 / self._seconds_per_update if self._seconds_per_update else 0.0,
+            **self._losses,
+        }
+
+    def warm(self) -> bool:
+        """Whether there is data and training enough to let the actor act."""
+        return self.transitions >= self.config.warm_transitions and self.updates >= self.config.warm_updates
+
+    def publish(self) -> tuple[bytes, str, int]:
+        """The actor packed under the next version: bytes, SHA-256 hex, version."""
+        self.version += 1
+        return *pack(self.td3.actor, self.version), self.version
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _path(self, path: str | Path | None) -> Path:
+        path = self.checkpoint_path if path is None else Path(path)
+        if path is None:
+            raise CheckpointError("no checkpoint path: give one, or a session_dir to the learner")
+        return path
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write everything but the replay buffer (the journal has it), atomically: the old file stays until the new one is
+        safe on disk."""
+        path = self._path(path)
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "architecture": self.td3.architecture,
+                "td3": self.td3.state_dict(),
+                "sampling": self.sampling.get_state(),
+                "version": self.version,
+                "transitions": self.transitions,
+                "forgiven": self.forgiven,
+                "counted_until": max(self._sequences, default=self._counted_until),
+            },
+            buffer,
+        )
+        payload = buffer.getvalue()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        with open(temporary, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+        return path
+
+    def load(self, path: str | Path | None = None) -> None:
+        """Resume: bit-identical on one machine once the journal's transitions are added again in their order.
+
+        Published versions go on past those that a crash may have left on the robot; save() again before publishing.
+        Raises CheckpointError on a missing, damaged or foreign file and on another architecture; the learner is unchanged.
+        """
+        path = self._path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+        digest, payload = content[len(_MAGIC):len(_MAGIC) + 32], content[len(_MAGIC) + 32:]
+        if not content.startswith(_MAGIC):
+            raise CheckpointError(f"checkpoint {path}: not a learner checkpoint; expected it to start with {_MAGIC!r}")
+        if hashlib.sha256(payload).digest() != digest:
+            raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); remove it or restore a copy")
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        for network, expected in self.td3.architecture.items():
+            found = state["architecture"].get(network)
+            if found != expected:
+                raise CheckpointError(f"checkpoint {path}: {network} is {found}, this learner has {expected}")
+        self.td3.load_state_dict(state["td3"])
+        self.sampling.set_state(state["sampling"])
+        self.version = int(state["version"]) + RESUME_VERSION_GAP
+        self.transitions = int(state["transitions"])
+        self.forgiven = int(state["forgiven"])
+        self._counted_until = int(state["counted_until"])
