@@ -1,0 +1,45 @@
+"""Practise on a robot: ros2 launch rlt_ros practice.launch.py robot:=my_robot.yaml session:=~/sessions/today
+
+Generated from the table in rlt_ros/ros/processes.py; robot:=sim starts the simulator instead of a robot.
+"""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import Node
+
+from rlt_ros.ros import processes
+
+
+def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = context.launch_configurations
+    robot, person, namespace = given["robot"], given["person"], given["namespace"]
+    if not person:
+        person = "simulated" if robot == "sim" else "human"
+    files = processes.parameter_files(Path(get_package_share_directory(processes.PACKAGE)), robot)
+    session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
+    return [_node(p, files, processes.shared_parameters(session, given["task"]), namespace)
+            for p in processes.select(robot, person)]
+
+
+def _node(process: processes.Process, files: list[Path], shared: dict, namespace: str) -> Node:
+    own = dict(process.parameters) | (shared if process.package == processes.PACKAGE else {})
+    return Node(package=process.package, executable=process.name, name=process.name, namespace=namespace,
+                parameters=[str(file) for file in files] + ([own] if own else []),
+                remappings=list(process.remappings), additional_env=process.environment(),
+                output="screen", emulate_tty=True)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """All processes of the table that fit the arguments."""
+    return LaunchDescription([
+        DeclareLaunchArgument("robot", description="robot file: a path, a name from config/robots, or 'sim'"),
+        DeclareLaunchArgument("session", default_value="", description="session folder; empty: nothing is stored"),
+        DeclareLaunchArgument("task", default_value="", description="task file; empty: as in the parameter files"),
+        DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
+        DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
+                              description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
+        OpaqueFunction(function=_nodes),
+    ])

@@ -1,0 +1,99 @@
+"""The one table of processes. launch/practice.launch.py and `rlt practice` are both generated from it. Imports no ROS."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = "rlt_ros"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of the graph.
+
+    name: node name, executable, and its section `/**/<name>` of the parameter files.
+    where: "" always, "sim" with the simulator only, "real" with a robot only.
+    person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
+    nice: added to the niceness; what moves the robot runs before what computes.
+    threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
+    """
+
+    name: str
+    where: str = ""
+    person: str = ""
+    nice: int = 0
+    threads: int = 1
+    package: str = PACKAGE
+    remappings: tuple[tuple[str, str], ...] = ()
+    parameters: tuple[tuple[str, object], ...] = ()
+
+    def environment(self) -> dict[str, str]:
+        """Variables that run.py and torch read."""
+        return {"RLT_NICE": str(self.nice), "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+TABLE = (
+    Process("sim_node", where="sim"),
+    # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
+    Process("joy_node", package="joy", person="human",
+            parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
+    Process("operator_node", where="sim", person="simulated"),
+    Process("camera_node"),
+    Process("proprio_node"),
+    Process("vla_node", nice=5),
+    Process("teleop_node"),
+    Process("actor_node"),
+    Process("safety_node"),
+    Process("episode_node"),
+    Process("replay_node", nice=5),
+    Process("learner_node", nice=10),
+)
+
+
+def select(robot: str, person: str) -> tuple[Process, ...]:
+    """Return the processes for `robot` ("sim" or the path of a robot file) and `person` ("simulated" or "human").
+
+    Raises ValueError when the two do not go together.
+    """
+    if person not in ("simulated", "human"):
+        raise ValueError(f"person is {person!r}, expected 'simulated' or 'human'")
+    where = "sim" if robot == "sim" else "real"
+    if where == "real" and person == "simulated":
+        raise ValueError(f"robot is {robot!r} and person is 'simulated'; a real robot is watched by a human")
+    return tuple(p for p in TABLE if p.where in ("", where) and p.person in ("", person))
+
+
+def parameter_files(share: Path, robot: str) -> list[Path]:
+    """Return the parameter files for `robot`, later ones over earlier ones; FileNotFoundError names a missing one.
+
+    `share` holds config/. A robot is "sim", a path, or the name of a file in config/robots/.
+    """
+    files = [share / "config" / "practice.yaml"]
+    if robot != "sim":
+        path = Path(robot)
+        named = share / "config" / "robots" / f"{robot}.yaml"
+        files.append(named if not path.is_file() and named.is_file() else path)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no parameter file {file}; give robot:=sim, a path, or a name from config/robots")
+    return files
+
+
+def shared_parameters(session: str, task: str) -> dict[str, str]:
+    """Parameters that every node has and that the command line decides; empty ones are left to the files."""
+    return {name: value for name, value in (("session", session), ("task", task)) if value}
+
+
+def arguments(process: Process, files: list[Path], shared: Mapping[str, object], namespace: str = "") -> list[str]:
+    """Return the ROS arguments that start `process` without launch."""
+    result = ["--ros-args", "-r", f"__node:={process.name}"]
+    if namespace:
+        result += ["-r", f"__ns:=/{namespace.strip('/')}"]
+    for source, target in process.remappings:
+        result += ["-r", f"{source}:={target}"]
+    for file in files:
+        result += ["--params-file", str(file)]
+    own = dict(process.parameters) | (dict(shared) if process.package == PACKAGE else {})
+    for name, value in own.items():
+        result += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+    return result

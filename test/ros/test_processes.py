@@ -1,0 +1,56 @@
+"""The process table."""
+
+from pathlib import Path
+
+import pytest
+
+from rlt_ros.ros import processes
+
+NODES = Path(processes.__file__).parents[1] / "nodes"
+
+
+def names(robot: str, person: str) -> set[str]:
+    return {process.name for process in processes.select(robot, person)}
+
+
+def test_every_process_of_ours_has_a_node_file_and_every_node_file_a_process() -> None:
+    ours = {process.name for process in processes.TABLE if process.package == processes.PACKAGE}
+    assert ours == {path.stem for path in NODES.glob("*_node.py")}
+
+
+def test_simulator_brings_robot_and_person_a_robot_brings_the_gamepad() -> None:
+    assert names("sim", "simulated") - names("my_robot.yaml", "human") == {"sim_node", "operator_node"}
+    assert names("my_robot.yaml", "human") - names("sim", "simulated") == {"joy_node"}
+    assert {"sim_node", "joy_node"} <= names("sim", "human")
+
+
+def test_simulated_person_is_refused_beside_a_real_robot() -> None:
+    with pytest.raises(ValueError, match="watched by a human"):
+        processes.select("my_robot.yaml", "simulated")
+
+
+def test_what_computes_yields_to_what_moves() -> None:
+    nice = {process.name: process.nice for process in processes.TABLE}
+    assert nice["actor_node"] == nice["safety_node"] == 0 < nice["vla_node"] < nice["learner_node"]
+
+
+def test_robot_file_is_a_path_or_a_name(tmp_path: Path) -> None:
+    robots = tmp_path / "config" / "robots"
+    robots.mkdir(parents=True)
+    (tmp_path / "config" / "practice.yaml").touch()
+    (robots / "arm.yaml").touch()
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert processes.parameter_files(tmp_path, "sim") == [tmp_path / "config" / "practice.yaml"]
+    assert processes.parameter_files(tmp_path, "arm")[1] == robots / "arm.yaml"
+    assert processes.parameter_files(tmp_path, str(own))[1] == own
+    with pytest.raises(FileNotFoundError, match="no parameter file nowhere.yaml"):
+        processes.parameter_files(tmp_path, "nowhere.yaml")
+
+
+def test_shared_parameters_go_to_our_nodes_only() -> None:
+    table = {process.name: process for process in processes.TABLE}
+    ours = processes.arguments(table["actor_node"], [], {"task": "ethernet"}, "left")
+    assert ours == ["--ros-args", "-r", "__node:=actor_node", "-r", "__ns:=/left", "-p", "task:=ethernet"]
+    joy = processes.arguments(table["joy_node"], [], {"task": "ethernet"})
+    assert "task:=ethernet" not in joy and "sticky_buttons:=false" in joy
