@@ -155,7 +155,7 @@ class Learner:
                 "version": self.version,
                 "transitions": self.transitions,
                 "forgiven": self.forgiven,
-                "counted_until": max(self._sequences, default=self._counted_until),
+                "counted_until": max(self._counted_until, max(self._sequences, default=-1)),
             },
             buffer,
         )

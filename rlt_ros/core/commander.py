@@ -1,0 +1,153 @@
+"""Who moves the robot at each tick: human, reference or actor; and when nobody should."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+
+from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.episode import Phase
+from rlt_ros.core.observations import ReferenceBuffer, TokenBuffer, TokenFrame, rl_proprio
+
+# (token [D], rl_proprio [2P], reference [C, A]) -> mean chunk [C, A]
+Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+# Steps that a human's action lasts without news: the release message is sent once, and its sender can die.
+HUMAN_TIMEOUT_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Command:
+    """candidate: what to do from this tick on.  planned: the new C-step chunk, on ticks when one was computed.
+    hold_reason: why the candidate holds still, "" when it does not."""
+
+    candidate: Chunk
+    planned: Chunk | None = None
+    hold_reason: str = ""
+
+
+class _Hold(Exception):
+    """Nothing may move now; the text is the reason."""
+
+
+class Commander:
+    """Line 7 of Algorithm 1 on a clock: human > warm-up reference (no policy yet) > actor, in chunks of C ticks.
+
+    Chunks start on the grid tick % C == 0, and off it when there is none to go on with (hand-over, release by the human,
+    data that came late); the next grid tick then replaces them.  Not thread-safe: call everything from one thread.
+    """
+
+    def __init__(
+        self,
+        action_dim: int,
+        chunk_steps: int,
+        latency_ticks: int,
+        max_age_ticks: int,
+        lookahead_steps: int = 3,
+        exploration_std: float = 0.0,
+        seed: int = 0,
+    ):
+        for name, value in (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps)):
+            if value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1")
+        self.action_dim = action_dim
+        self.chunk_steps = chunk_steps
+        self.lookahead_steps = lookahead_steps
+        self.exploration_std = exploration_std
+        self.policy: Policy | None = None
+        self.policy_version = 0
+        self._offered: tuple[Policy, int] | None = None
+        self._tokens = TokenBuffer(latency_ticks, max_age_ticks)
+        self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
+        self._rng = np.random.default_rng(seed)
+        self._phase = Phase.IDLE
+        self._since_tick = 0
+        self._episode = 0
+        self._plan: Chunk | None = None
+        self._human: np.ndarray | None = None
+        self._human_age = 0
+
+    # --- what comes in --------------------------------------------------------------------------------------------------
+
+    def add_reference(self, chunk: Chunk) -> None:
+        if chunk.actions.shape[1] != self.action_dim:
+            raise ValueError(f"reference: {chunk.actions.shape[1]} actions a step, expected {self.action_dim}")
+        self._references.add(chunk)
+
+    def add_state(self, frame_tick: int, token: np.ndarray, proprio: np.ndarray) -> None:
+        """RL token [D] and proprioception [P] of the frame at `frame_tick`."""
+        self._tokens.add(TokenFrame(frame_tick, token, proprio))
+
+    def set_phase(self, phase: Phase, since_tick: int, episode: int) -> None:
+        """since_tick: start of the episode; nothing observed before it is used.  Repeating the same state is harmless."""
+        if (phase, since_tick, episode) == (self._phase, self._since_tick, self._episode):
+            return
+        self._phase, self._since_tick, self._episode = Phase(phase), since_tick, episode
+        self._plan = None
+
+    def set_human(self, action: np.ndarray | None) -> None:
+        """The human's action [A] for the coming ticks, to be repeated while it holds; None on release."""
+        if action is not None:
+            action = np.array(action, dtype=np.float32)
+            if action.shape != (self.action_dim,) or not np.isfinite(action).all():
+                raise ValueError(f"human action: got {action}, expected {self.action_dim} finite numbers")
+            action = action.clip(-1.0, 1.0)
+        self._human = action
+        self._human_age = 0
+        self._plan = None  # on release nobody goes on with what was planned before
+
+    def offer_policy(self, policy: Policy, version: int) -> None:
+        """Use `policy` from the next chunk on; a chunk that is under way is finished as planned."""
+        self._offered = (policy, version)
+
+    # --- what goes out --------------------------------------------------------------------------------------------------
+
+    def step(self, tick: int, proprio: np.ndarray | None) -> Command:
+        """The command for `tick`.  proprio: float32 [P] now, None when it is missing or stale."""
+        try:
+            if self._human is not None:
+                return Command(self._human_chunk(tick))
+            if self._phase not in (Phase.APPROACH, Phase.CRITICAL):
+                raise _Hold(f"phase is {self._phase.name}")
+            if proprio is None:
+                raise _Hold("no proprioception")
+            planned = None
+            if self._plan is None or not self._plan.covers(tick) or tick % self.chunk_steps == 0:
+                self._plan = None  # stays so when planning fails: no going on past a boundary
+                self._plan = planned = self._new_plan(tick, proprio)
+            steps = min(self.lookahead_steps, self._plan.end - tick)
+            return Command(self._chunk(tick, self._plan.slice(tick, steps), self._plan.observation_tick,
+                                       self._plan.source, self._plan.policy_version), planned)
+        except _Hold as hold:
+            self._plan = None
+            actions = np.zeros((1, self.action_dim), dtype=np.float32)
+            return Command(self._chunk(tick, actions, tick, Source.HOLD, 0), hold_reason=str(hold))
+
+    def _human_chunk(self, tick: int) -> Chunk:
+        self._human_age += 1
+        if self._human_age > HUMAN_TIMEOUT_STEPS:
+            raise _Hold("human command lost; release or press the dead-man again")
+        return self._chunk(tick, self._human[None], tick, Source.HUMAN, 0)
+
+    def _new_plan(self, tick: int, proprio: np.ndarray) -> Chunk:
+        if self._offered is not None:
+            (self.policy, self.policy_version), self._offered = self._offered, None
+        found = self._references.at(tick, self._since_tick, self.chunk_steps)
+        if found is None:
+            raise _Hold("no fresh reference")
+        chunk, reference = found
+        if self._phase is Phase.APPROACH or self.policy is None:
+            return self._chunk(tick, reference.clip(-1.0, 1.0), chunk.observation_tick, Source.VLA, 0)
+        frame = self._tokens.at(tick, self._since_tick)
+        if frame is None:
+            raise _Hold("no fresh RL token")
+        mean = np.asarray(self.policy(frame.token, rl_proprio(proprio, frame.proprio), reference), dtype=np.float32)
+        if mean.shape != reference.shape or not np.isfinite(mean).all():
+            raise _Hold(f"policy {self.policy_version} gave {mean.shape}, expected finite {reference.shape}")
+        if self.exploration_std > 0.0:
+            mean = mean + self.exploration_std * self._rng.standard_normal(mean.shape, dtype=np.float32)
+        return self._chunk(tick, mean.clip(-1.0, 1.0), frame.tick, Source.ACTOR, self.policy_version)
+
+    def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
+        return Chunk(tick, actions, observation_tick, source, self._episode, version)
