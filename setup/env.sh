@@ -14,6 +14,9 @@ _rlt_prepend() {  # VARIABLE FOLDER: put FOLDER first, once
 }
 
 if [ -x "$RLT_ROOT/.venv/bin/python3" ]; then
+  if [ -n "${ROS_DISTRO:-}" ]; then  # a sourced ROS of another Python and the wheels do not mix
+    unset ROS_DISTRO ROS_VERSION AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH
+  fi
   _rlt_prepend PATH "$RLT_ROOT/.venv/bin"
   _rlt_prepend AMENT_PREFIX_PATH "$RLT_ROOT/.venv"
   _rlt_prepend CMAKE_PREFIX_PATH "$RLT_ROOT/.venv"

@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Set this work tree up, from a bare clone, on Debian 12, Ubuntu 22.04/24.04 or alike (x86-64, CPython 3.11 to 3.13):
+# system packages, .venv with ROS 2 and torch, messages built. Does only what changed since the last run.
+#
+# RLT_PYTHON      interpreter for .venv (default: the first of python3.11 python3.12 python3.13 python3 that fits)
+# RLT_TORCH_SPEC  what to ask pip for, such as torch==2.13.0 for the CUDA build (default: the CPU build)
+set -euo pipefail
+TORCH=2.13.0
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$ROOT"
+
+say() { echo "setup: $*"; }
+die() { echo "setup: $*" >&2; exit 1; }
+
+# What each of the two slow steps depends on. Contents count, not times; of what is linked into install/, the names do.
+environment_key() { { echo "$ROOT ${RLT_TORCH_SPEC:-}"; cat setup/*.txt setup/setup.sh setup/patch_wheels.py; } | sha256sum; }
+build_key() { { environment_key; cat CMakeLists.txt package.xml scripts/* msg/*; find rlt_ros/nodes launch config -type f ! -name '*.pyc' | sort; } | sha256sum; }
+current() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+ENVIRONMENT_STAMP=.venv/rlt_setup.stamp
+BUILD_STAMP=install/rlt_build.stamp
+
+current $ENVIRONMENT_STAMP "$(environment_key)" && current $BUILD_STAMP "$(build_key)" && exit 0
+
+mkdir -p build
+exec 9>build/setup.lock
+flock 9  # two `make` at once: the second waits and finds the work done
+
+choose_python() {
+  local candidate
+  for candidate in ${RLT_PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "no CPython 3.11, 3.12 or 3.13 found (looked for ${RLT_PYTHON:-python3.11 python3.12 python3.13 python3});" \
+    "install one and name it: RLT_PYTHON=/path/to/python3.12 make setup"
+}
+
+system_packages() {
+  local missing=() package need=(make g++ cmake libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri)
+  local probe='import ensurepip, os, sysconfig, venv; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
+  # A Debian python comes without these two; one built from source has them.
+  "$PYTHON" -c "$probe" 2>/dev/null || need+=("$(basename "$PYTHON")-venv" "$(basename "$PYTHON")-dev")
+  if ! command -v dpkg-query >/dev/null; then
+    say "not Debian or Ubuntu: make sure of a C++ compiler, cmake >= 3.20, EGL and the software renderer of Mesa"
+    return
+  fi
+  for package in "${need[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -eq 0 ] && return
+  local as_root=()
+  if [ "$(id -u)" -ne 0 ]; then
+    if command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+      as_root=(sudo -n)
+    else
+      die "system packages are missing; run this line and try again:
+  sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
+    fi
+  fi
+  say "installing system packages: ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
+    >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; all of it is in build/apt.log"; }
+}
+
+pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check -c setup/constraints.txt "$@"; }
+
+install_torch() {
+  if [ -n "${RLT_TORCH_SPEC:-}" ]; then
+    pip_install "$RLT_TORCH_SPEC"
+  elif .venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$TORCH')" \
+      2>/dev/null; then
+    return
+  else
+    # PyPI's own build brings gigabytes of CUDA, so it comes last.
+    pip_install "torch==$TORCH+cpu" 2>/dev/null \
+      || pip_install --timeout 20 --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "torch==$TORCH+cpu" \
+        2>/dev/null \
+      || pip_install "torch==$TORCH"
+  fi
+}
+
+environment() {
+  [ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m); the ROS wheels are for x86-64: install ROS 2, see README"
+  PYTHON="$(choose_python)"
+  system_packages
+  if [ -d .venv ] && ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    say "making .venv anew: it is broken or was moved"
+    rm -rf .venv
+  fi
+  [ -d .venv ] || { say "making .venv with $PYTHON"; "$PYTHON" -m venv .venv; }
+  say "installing torch, ROS 2 and the Python packages into .venv (minutes the first time)"
+  install_torch
+  pip_install -r setup/requirements.txt -r setup/ros.txt
+  pip_install setuptools
+  .venv/bin/python setup/patch_wheels.py
+  environment_key >$ENVIRONMENT_STAMP
+}
+
+build() {
+  say "building the messages and installing the package (about half a minute the first time)"
+  # A subshell: setup/env.sh belongs to the build only.
+  (set +u; . setup/env.sh; colcon --log-base build/log build --symlink-install --event-handlers console_direct- \
+    --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release) >build/colcon.log 2>&1 \
+    || { tail -n 30 build/colcon.log >&2; die "colcon build failed; all of it is in build/colcon.log"; }
+  build_key >$BUILD_STAMP
+}
+
+current $ENVIRONMENT_STAMP "$(environment_key)" || environment
+current $BUILD_STAMP "$(build_key)" || build
+say "ready"
