@@ -91,8 +91,8 @@ def read_journal(folder: Path, first: int = 0, warn=lambda text: None) -> Iterat
 
 
 def last_sequence(folder: Path, warn=lambda text: None) -> int:
-    """The newest sequence number in a session's journal; 0 for an empty one."""
-    return max((entry.sequence for entry in read_journal(folder, warn=warn)), default=0)
+    """The newest sequence number in a session's journal; -1 for an empty one."""
+    return max((entry.sequence for entry in read_journal(folder, warn=warn)), default=-1)
 
 
 def journal_files(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rlt_ros.core.commander import Commander
 from rlt_ros.core.episode import Phase
-from rlt_ros.core.weights import WeightsRejected, unpack
+from rlt_ros.core.weights import unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
@@ -30,7 +30,6 @@ class ActorNode(RltNode):
         lookahead_steps: int = parameter(3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10)
         phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
-        human_timeout_s: float = parameter(0.1, "a human command older than this has ended", unit="s", low=0.02)
         seed: int = parameter(0, "seed of the acting noise", low=0)
 
     def on_configure_(self) -> None:
@@ -43,9 +42,10 @@ class ActorNode(RltNode):
             action_dim=self.task.action_dim, chunk_steps=p.chunk_steps, latency_ticks=p.latency_ticks,
             max_age_ticks=p.max_age_ticks, lookahead_steps=p.lookahead_steps, exploration_std=p.exploration_std, seed=p.seed)
         self.version = 0
-        self.swapped_ms = 0.0
+        self.token_dim = 0
+        self.early_weights: PolicyWeights | None = None
         self.proprio: np.ndarray | None = None
-        self.proprio_s = self.human_s = -np.inf
+        self.proprio_s = -np.inf
         self.hold_reason = ""
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
@@ -67,30 +67,37 @@ class ActorNode(RltNode):
     def on_state(self, msg: RLState) -> None:
         frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
         self.commander.add_state(frame.tick, frame.token, frame.proprio)
+        self.token_dim = len(frame.token)
+        if self.early_weights is not None:
+            early, self.early_weights = self.early_weights, None
+            self.on_weights(early)
 
     def on_reference(self, msg: ActionChunk) -> None:
         self.commander.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.task.action_dim)
-        self.human_s = time.monotonic()
-        self.commander.set_human(np.clip(chunk.actions[0], -1.0, 1.0) if chunk.steps else None)
+        self.commander.set_human(chunk.actions[0] if chunk.steps else None)
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.commander.set_phase(Phase(msg.phase), msg.start_tick, msg.episode)
 
     def on_weights(self, msg: PolicyWeights) -> None:
-        try:
-            actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version)
-        except WeightsRejected as error:
-            return self.reject("learner/weights", error)
+        if not self.token_dim:  # latched weights come before the first token, and its size must be checked too
+            self.early_weights = msg
+            return
+        # WeightsRejected is a ValueError: counted, logged, and the policy in use stays.
+        actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version, None)
+        sizes = {"token": self.token_dim, "rl_proprio": 2 * self.task.proprio_dim, "action": self.task.action_dim,
+                 "chunk": self.params.chunk_steps}
+        wrong = {name: actor.architecture[name] for name, size in sizes.items() if actor.architecture[name] != size}
+        if wrong:
+            raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
         self.version = msg.version
         self.commander.offer_policy(actor.act, msg.version)
 
     def on_tick(self, tick: int) -> None:
         now_s = time.monotonic()
-        if now_s - self.human_s > self.params.human_timeout_s:
-            self.commander.set_human(None)
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         command = self.commander.step(tick, self.proprio if fresh else None)
         self.candidates.publish(chunk_to_msg(command.candidate, self.control))

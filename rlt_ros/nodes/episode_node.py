@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_ros.core.episode import EpisodeError, EpisodeMachine
+from rlt_ros.core.episode import EpisodeMachine, Outcome
 from rlt_ros.data.episodes import read_episodes
 from rlt_ros.msg import EpisodeState
 from rlt_ros.ros import qos
@@ -33,7 +33,9 @@ class EpisodeNode(RltNode):
         self.machine = EpisodeMachine(
             timeout_ticks=ticks(p.critical_timeout_s or task.critical_timeout),
             approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout))
-        self.first = 1 + max((e.index for e in read_episodes(Path(p.session))), default=0) if p.session else 1
+        # A resumed session goes on counting where its list ends.
+        done = read_episodes(Path(p.session)) if p.session else []
+        self.machine.episode = max((record.index for record in done), default=0)
         self.state = self.publish(EpisodeState, "episode/state", qos.STATE)
         for name in SERVICES:
             self.trigger(f"episode/{name}", lambda name=name: self.request(name))
@@ -41,10 +43,7 @@ class EpisodeNode(RltNode):
         self.every(0.2, self.send)
 
     def request(self, name: str) -> str:
-        try:
-            getattr(self.machine, name)(self.control.tick(self.now_ns()))
-        except EpisodeError as error:
-            raise RuntimeError(str(error)) from None
+        getattr(self.machine, name)(self.control.tick(self.now_ns()))
         self.send()
         return f"episode {self.machine.episode}: {self.machine.phase.name}"
 
@@ -54,8 +53,8 @@ class EpisodeNode(RltNode):
 
     def send(self) -> None:
         m = self.machine
-        none = lambda tick: -1 if tick is None else tick  # noqa: E731
         self.state.publish(EpisodeState(
             header=header(self.now_ns()), episode=m.episode, phase=int(m.phase), outcome=int(m.outcome),
-            start_tick=none(m.start_tick), critical_tick=none(m.critical_tick), end_tick=none(m.end_tick),
-            successes=m.successes, failures=m.failures, timeouts=m.timeouts, aborts=m.aborts))
+            start_tick=m.start_tick, critical_tick=m.critical_tick, end_tick=m.end_tick,
+            successes=m.counters[Outcome.SUCCESS], failures=m.counters[Outcome.FAILURE],
+            timeouts=m.counters[Outcome.TIMEOUT], aborts=m.counters[Outcome.ABORTED]))

@@ -35,7 +35,9 @@ class SafetyNode(RltNode):
 
     def on_configure_(self) -> None:
         task = load_task(self.params.task)
-        self.limits = Limits.from_mapping({**task.limits, **self.params.limits})
+        force = [k.key for k in task.state].index("wrench")
+        layout = {"force_index": sum(k.size for k in task.state[:force])}
+        self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
         self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
         self.action_scale = np.asarray(task.action_scale, np.float32)
         self.proprio: np.ndarray | None = None
@@ -61,7 +63,11 @@ class SafetyNode(RltNode):
         self.proprio_s = time.monotonic()
 
     def on_candidate(self, msg: ActionChunk) -> None:
-        chunk = chunk_from_msg(msg)
+        try:
+            chunk = chunk_from_msg(msg)
+        except ValueError:
+            self.gate.refuse("malformed")
+            raise
         self.gate.offer(chunk, time.monotonic())
         if self.sent_tick < chunk.tick <= self.control.tick(self.now_ns()) + 1:
             self.step(chunk.tick)
@@ -102,10 +108,10 @@ class SafetyNode(RltNode):
 
     def report(self, force: bool = False) -> None:
         """Publish the state when it changed, or when `force`d."""
-        present = (self.gate.estopped, self.gate.holding, self.gate.reason)
+        present = (self.gate.stopped, bool(self.gate.reason), self.gate.reason)
         if force or present != self.reported:
             self.reported = present
-            causes = sorted(self.gate.counts)
+            causes = [cause for cause, count in self.gate.counts.items() if count]
             self.state.publish(SafetyState(
                 header=header(self.now_ns()), estop=present[0], holding=present[1], reason=present[2], causes=causes,
                 counts=[self.gate.counts[cause] for cause in causes]))
