@@ -39,6 +39,7 @@ def _keep_freed_memory() -> None:
 class Learner:
     """Collects transitions, says how many updates are owed, makes them, packs the actor.
 
+    proprio_scale: what counts as one unit of each of the 2P proprioceptive inputs (they are divided by it).
     session_dir: where `save` and `load` put the checkpoint unless told otherwise.
     """
 
@@ -106,6 +107,8 @@ class Learner:
     def step(self) -> dict[str, float]:
         """One update; its metrics.  ValueError when the buffer is empty."""
         start = time.perf_counter()
+        if self.updates == 0 and len(self.buffer):
+            self.td3.measure_inputs(*self.buffer.states())
         batch = self.buffer.sample(self.config.batch_size, self.sampling, self.config.prior_fraction)
         self._losses = self.td3.update(batch)
         seconds = time.perf_counter() - start

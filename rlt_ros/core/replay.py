@@ -87,6 +87,10 @@ class ReplayBuffer:
         self._prior[row] = not bool((sources == Source.ACTOR).any())
         self._added += 1
 
+    def states(self) -> tuple[Tensor, Tensor]:
+        """token [len, D] and proprio [len, 2P] of everything stored."""
+        return self._rows["token"][:len(self)], self._rows["proprio"][:len(self)]
+
     def sample(self, batch: int, generator: torch.Generator, prior_fraction: float = 0.0) -> dict[str, Tensor]:
         """`batch` rows drawn with replacement: every stored field, [batch, ...].
 

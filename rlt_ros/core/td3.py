@@ -101,6 +101,11 @@ class TD3:
         self.updates = 0
         self._actor_loss = self._anchor = 0.0
 
+    def measure_inputs(self, token: Tensor, proprio: Tensor) -> None:
+        """Centre the networks' inputs on token [M, D], proprio [M, 2P]; once, before the first update."""
+        for network in (self.actor, self.critic, self.target_actor, self.target_critic):
+            network.state.measure(token, proprio)
+
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
