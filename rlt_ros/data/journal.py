@@ -6,6 +6,7 @@ a killed process left without its end can only lose its torn tail.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -102,3 +103,64 @@ def journal_files(folder: Path) -> list[Path]:
 
 def _next_number(folder: Path) -> int:
     return max((int(path.stem) for path in journal_files(folder)), default=0) + 1
+
+
+class Journal:
+    """What the replay node keeps: the writer, and a cursor from which entries are given out in order.
+
+    An entry is given out only after it was written. Whoever missed some asks with `rewind`, and everything from there
+    on comes again, from the files where memory no longer has it. Without a folder nothing is stored, and only the newest
+    `keep` entries can be asked for.
+    """
+
+    def __init__(self, folder: Path | None, schema_name: str, schema_text: str, keep: int = 4000,
+                 warn=lambda text: None) -> None:
+        self.next_sequence = 0
+        self._folder = folder
+        self._writer: JournalWriter | None = None
+        if folder is not None:
+            self.next_sequence = 1 + last_sequence(folder, warn)
+            self._writer = JournalWriter(folder, schema_name, schema_text)
+        self._recent: deque[Entry] = deque(maxlen=keep)
+        self._cursor = self.next_sequence
+        self._reader: Iterator[Entry] | None = None
+
+    def append(self, data: bytes, stamp_ns: int) -> None:
+        """Store the entry `next_sequence`. Raises JournalError when the disk refuses it; nothing is given out then."""
+        entry = Entry(self.next_sequence, data)
+        if self._writer is not None:
+            self._writer.append(entry, stamp_ns)
+        self._recent.append(entry)
+        self.next_sequence += 1
+
+    def rewind(self, sequence: int) -> None:
+        """Give out again everything from `sequence` on; one that is still to come changes nothing."""
+        if sequence < self._cursor:
+            self._cursor, self._reader = sequence, None
+
+    def take(self, most: int) -> list[bytes]:
+        """The next entries to give out, at most so many."""
+        taken: list[bytes] = []
+        while self._cursor < self.next_sequence and len(taken) < most:
+            entry = self._at_cursor()
+            self._cursor = entry.sequence + 1
+            taken.append(entry.data)
+        return taken
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _at_cursor(self) -> Entry:
+        """The entry at the cursor, or the next one there is; there is one."""
+        oldest = self._recent[0].sequence if self._recent else self.next_sequence
+        if self._cursor < oldest and self._folder is not None:
+            self._reader = self._reader or read_journal(self._folder, self._cursor)
+            entry = next(self._reader, None)
+            if entry is not None:
+                return entry
+        self._reader = None
+        if not self._recent:
+            raise JournalError(f"journal {self._folder}: sequence {self._cursor} is missing; was a file removed?")
+        return self._recent[max(0, self._cursor - oldest)]

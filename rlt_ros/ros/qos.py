@@ -12,10 +12,12 @@ COMMAND = QoSProfile(depth=1, reliability=_RELIABLE, durability=_VOLATILE)
 STATE = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Transitions: none may be lost, so the queue is long; it is bounded, and the learner asks again for what it missed.
 REPLAY = QoSProfile(depth=1000, reliability=_RELIABLE, durability=_VOLATILE)
+# Sensor data for whoever records it: hears the same publishers, but a pause of its process loses nothing.
+RECORD = QoSProfile(depth=500, reliability=ReliabilityPolicy.BEST_EFFORT, durability=_VOLATILE)
 # Diagnostics, gamepad, requests: reliable and few.
 EVENT = QoSProfile(depth=10, reliability=_RELIABLE, durability=_VOLATILE)
 
-PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "replay": REPLAY, "event": EVENT}
+PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "replay": REPLAY, "record": RECORD, "event": EVENT}
 
 
 def named(name: str) -> QoSProfile:
