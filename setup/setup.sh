@@ -65,7 +65,8 @@ system_packages() {
     >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; all of it is in build/apt.log"; }
 }
 
-pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check -c setup/constraints.txt "$@"; }
+pip_try() { .venv/bin/python -m pip install --disable-pip-version-check -c setup/constraints.txt "$@" >build/pip.log 2>&1; }
+pip_install() { pip_try "$@" || { grep ERROR build/pip.log >&2 || true; die "pip install $* failed; all of it is in build/pip.log"; }; }
 
 install_torch() {
   if [ -n "${RLT_TORCH_SPEC:-}" ]; then
@@ -75,9 +76,8 @@ install_torch() {
     return
   else
     # PyPI's own build brings gigabytes of CUDA, so it comes last.
-    pip_install "torch==$TORCH+cpu" 2>/dev/null \
-      || pip_install --timeout 20 --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "torch==$TORCH+cpu" \
-        2>/dev/null \
+    pip_try "torch==$TORCH+cpu" \
+      || pip_try --timeout 20 --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "torch==$TORCH+cpu" \
       || pip_install "torch==$TORCH"
   fi
 }
@@ -94,7 +94,6 @@ environment() {
   say "installing torch, ROS 2 and the Python packages into .venv (minutes the first time)"
   install_torch
   pip_install -r setup/requirements.txt -r setup/ros.txt
-  pip_install setuptools
   .venv/bin/python setup/patch_wheels.py
   environment_key >$ENVIRONMENT_STAMP
 }

@@ -1,0 +1,86 @@
+"""The command `rlt`: finds the subcommand, turns what it does into an exit code.
+
+A subcommand is a module rlt_ros/cli/<name>.py with a docstring (its first line is the help, the rest the description with
+examples), `add_arguments(parser)` and `run(args) -> int | None`. It is imported only when it is asked for, so that
+`rlt --help` needs neither torch nor ROS.
+
+Exit codes: 0 done, 1 the work failed (with one line why), 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from rlt_ros import __version__
+
+# name -> one line; in the order in which a user meets them
+COMMANDS = {
+    "doctor": "check this machine and say what to do about what is missing",
+    "practice": "practise a task in the simulator or on a robot",
+    "eval": "measure how often and how fast a policy succeeds",
+    "demos": "record or convert demonstrations",
+    "train": "train a VLA or its RL token on demonstrations",
+    "bench": "measure control jitter, learner speed, latency",
+    "report": "turn a session into a report",
+}
+
+EXAMPLES = """examples:
+  rlt doctor
+  rlt practice --task ethernet --episodes 40 --session sessions/first
+  rlt eval --task ethernet --policy sessions/first --episodes 50 --json result.json
+"""
+
+
+class UsageError(Exception):
+    """Arguments that argparse accepts but that make no sense together; ends with exit code 2."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `rlt` with `argv` (default: the command line) and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="rlt", description=_overview(), epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"rlt_ros {__version__}")
+    parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="see above")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rlt <command> --help tells")
+    try:
+        chosen = parser.parse_args(argv)
+        return _run(chosen.command, chosen.arguments)
+    except SystemExit as end:  # argparse: 0 after --help, 2 after wrong usage
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # rlt ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(name: str, argv: list[str]) -> int:
+    try:
+        module = importlib.import_module(f"rlt_ros.cli.{name}")
+    except ModuleNotFoundError as error:
+        print(f"rlt {name}: {error}; run it after `make setup`, or see `rlt doctor`", file=sys.stderr)
+        return 1
+    summary, _, details = (module.__doc__ or COMMANDS[name]).partition("\n")
+    parser = argparse.ArgumentParser(prog=f"rlt {name}", description=summary, epilog=details.strip("\n"),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    module.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args) or 0
+    except UsageError as error:
+        parser.error(str(error))
+    except (OSError, ValueError, RuntimeError) as error:
+        # These carry a sentence for the user; anything else is our mistake and shows its traceback.
+        if os.environ.get("RLT_DEBUG"):
+            raise
+        print(f"rlt {name}: {error}", file=sys.stderr)
+        return 1
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["Let a robot practise the critical phase of a task.", "", "commands:", *lines])
