@@ -36,6 +36,26 @@ def _keep_freed_memory() -> None:
         pass  # another C library: slower, not wrong
 
 
+def _read(path: Path) -> dict:
+    """The content of a checkpoint; CheckpointError when it is missing, damaged or foreign."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
+    digest, payload = content[len(_MAGIC):len(_MAGIC) + 32], content[len(_MAGIC) + 32:]
+    if not content.startswith(_MAGIC):
+        raise CheckpointError(f"checkpoint {path}: not a learner checkpoint; expected it to start with {_MAGIC!r}")
+    if hashlib.sha256(payload).digest() != digest:
+        raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); remove it or restore a copy")
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def checkpoint_dims(path: Path) -> Dims:
+    """Sizes of the networks in a checkpoint, for who has seen no transition yet; CheckpointError as in Learner.load."""
+    actor = _read(path)["architecture"]["actor"]
+    return Dims(**{name: actor[name] for name in ("token", "rl_proprio", "action", "chunk")})
+
+
 class Learner:
     """Collects transitions, says how many updates are owed, makes them, packs the actor.
 
@@ -184,16 +204,7 @@ class Learner:
         Raises CheckpointError on a missing, damaged or foreign file and on another architecture; the learner is unchanged.
         """
         path = self._path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {path}: {error.strerror}") from error
-        digest, payload = content[len(_MAGIC):len(_MAGIC) + 32], content[len(_MAGIC) + 32:]
-        if not content.startswith(_MAGIC):
-            raise CheckpointError(f"checkpoint {path}: not a learner checkpoint; expected it to start with {_MAGIC!r}")
-        if hashlib.sha256(payload).digest() != digest:
-            raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); remove it or restore a copy")
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        state = _read(path)
         for network, expected in self.td3.architecture.items():
             found = state["architecture"].get(network)
             if found != expected:
