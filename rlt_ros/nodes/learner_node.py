@@ -1,0 +1,156 @@
+"""The learner: trains on the replay topic and pushes weights to the actor."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from std_msgs.msg import UInt64
+
+from rlt_ros.core.learner import Learner, checkpoint_dims
+from rlt_ros.core.networks import Dims
+from rlt_ros.core.replay import Transition
+from rlt_ros.core.td3 import TD3Config
+from rlt_ros.msg import LearnerStatus, PolicyWeights
+from rlt_ros.msg import Transition as TransitionMsg
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import header, packed, transition_from_msg
+from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim.task import load_task
+
+SLICE_EVERY_S = 0.005
+CURVES = ("critic_loss", "actor_loss", "q_mean", "anchor")
+
+
+class LearnerNode(RltNode):
+    """Train in short slices between messages, at the update-to-data ratio; save; resume; ask for what was missed.
+
+    Subscribes: replay (Transition).  Publishes: replay/request (UInt64), learner/weights (PolicyWeights, latched),
+    learner/status (LearnerStatus, 1 Hz).  Writes: <session>/checkpoints/learner.ckpt, <session>/metrics (TensorBoard).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Parameters(SharedParameters):
+        publish_hz: float = parameter(4.0, "weights at most so often", unit="Hz", low=0.1, high=50.0)
+        checkpoint_s: float = parameter(20.0, "time between checkpoints", unit="s", low=1.0)
+        slice_ms: float = parameter(20.0, "training between two looks at the messages", unit="ms", low=1.0, high=1000.0)
+        threads: int = parameter(1, "torch threads", low=1)
+        td3: dict = parameter({}, "td3.<name>: hyper-parameters, see rlt_ros/core/td3.py")
+
+    def on_configure_(self) -> None:
+        import torch
+
+        torch.set_num_threads(self.params.threads)
+        self.config = TD3Config.from_mapping(self.params.td3)
+        self.task = load_task(self.params.task)
+        self.session = Path(self.params.session) if self.params.session else None
+        self.curves = self.make_curves()
+        self.learner: Learner | None = None
+        self.published_updates = 0
+        self.saved_s = self.asked_s = 0.0
+        self.counted = (time.monotonic(), 0)
+        self.sums: dict[str, float] = defaultdict(float)
+        checkpoint = self.session / "checkpoints" / "learner.ckpt" if self.session else None
+        if checkpoint is not None and checkpoint.exists():
+            self.make_learner(checkpoint_dims(checkpoint))
+            self.learner.load()
+            self.learner.save()  # the versions from here on are never given twice
+            self.counted = (time.monotonic(), self.learner.updates)
+            self.get_logger().info(f"resumed {checkpoint}: {self.learner.updates} updates")
+        self.weights = self.publish(PolicyWeights, "learner/weights", qos.STATE)
+        self.status = self.publish(LearnerStatus, "learner/status", qos.EVENT)
+        self.request = self.publish(UInt64, "replay/request", qos.EVENT)
+        self.subscribe(TransitionMsg, "replay", self.on_transition, qos.REPLAY)
+        self.every(SLICE_EVERY_S, self.train)
+        self.every(1.0 / self.params.publish_hz, self.publish_weights)
+        self.every(1.0, self.report)
+        self.every(self.params.checkpoint_s, self.save)
+
+    def on_deactivate_(self) -> None:
+        self.save()
+
+    def on_cleanup_(self) -> None:
+        if self.curves is not None:
+            self.curves.close()
+
+    def make_curves(self):
+        if self.session is None:
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.session / "metrics"), flush_secs=10)
+
+    def make_learner(self, dims: Dims) -> None:
+        wanted = Dims(token=dims.token, rl_proprio=2 * self.task.proprio_dim, action=self.task.action_dim,
+                      chunk=self.params.chunk_steps)
+        if dims != wanted:
+            raise ValueError(f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder")
+        self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale)
+
+    def on_transition(self, msg: TransitionMsg) -> None:
+        transition = transition_from_msg(msg)
+        if self.learner is None:
+            self.make_learner(dims_of(transition))
+        self.learner.add(transition)
+        if msg.sequence > self.learner.next_sequence:
+            self.ask(self.learner.next_sequence)
+
+    def ask(self, sequence: int) -> None:
+        """Ask the replay for everything from `sequence` on, at most once a second."""
+        if time.monotonic() - self.asked_s > 1.0 and self.request.get_subscription_count() > 0:
+            self.asked_s = time.monotonic()
+            self.request.publish(UInt64(data=sequence))
+
+    def train(self) -> None:
+        if self.learner is None:
+            return
+        end_s = time.monotonic() + self.params.slice_ms * 1e-3
+        while self.learner.due() and time.monotonic() < end_s:
+            metrics = self.learner.step()
+            self.sums["n"] += 1
+            for name in CURVES:
+                self.sums[name] += metrics[name]
+
+    def publish_weights(self) -> None:
+        learner = self.learner
+        if learner is None or not learner.warm() or learner.updates == self.published_updates:
+            return
+        self.published_updates = learner.updates
+        data, sha256, version = learner.publish()
+        self.weights.publish(PolicyWeights(header=header(self.now_ns()), version=version, updates=learner.updates,
+                                           sha256=sha256, data=packed(np.frombuffer(data, np.uint8), "B")))
+
+    def report(self) -> None:
+        learner = self.learner
+        if learner is None or learner.next_sequence == 0:
+            self.ask(0)
+        if learner is None:
+            return
+        now_s, (then_s, then_updates) = time.monotonic(), self.counted
+        rate = (learner.updates - then_updates) / (now_s - then_s)
+        self.counted = (now_s, learner.updates)
+        means = {name: self.sums[name] / max(1.0, self.sums["n"]) for name in CURVES}
+        trained, self.sums = self.sums["n"] > 0, defaultdict(float)
+        self.status.publish(LearnerStatus(
+            header=header(self.now_ns()), updates=learner.updates, version=learner.version, replay_size=len(learner.buffer),
+            transitions=learner.transitions, updates_per_s=rate, warm=learner.warm(), **means))
+        if self.curves is not None and trained:
+            for name, value in {**means, "updates_per_s": rate, "replay_size": len(learner.buffer)}.items():
+                self.curves.add_scalar(name, value, learner.updates)
+
+    def save(self) -> None:
+        if self.learner is not None and self.session is not None:
+            self.learner.save()
+
+    def on_diagnostics_(self) -> dict:
+        return {} if self.learner is None else {
+            "updates": self.learner.updates, "owed": self.learner.due(), "forgiven": self.learner.forgiven,
+            "version": self.learner.version, "missing_from": self.learner.next_sequence}
+
+
+def dims_of(transition: Transition) -> Dims:
+    """Sizes of the networks that fit a transition."""
+    chunk, action = transition.action.shape
+    return Dims(token=len(transition.token), rl_proprio=len(transition.proprio), action=action, chunk=chunk)
