@@ -1,0 +1,272 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from rlt_ros.core import learner as module
+from rlt_ros.core.learner import CheckpointError, Learner
+from rlt_ros.core.networks import Dims
+from rlt_ros.core.replay import Transition
+from rlt_ros.core.td3 import TD3Config
+from rlt_ros.core.weights import unpack
+
+DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
+CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20, warm_updates=4, max_backlog=100)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def transition(sequence):
+    r = np.random.default_rng(sequence)
+    rewards = np.zeros(5)
+    rewards[4] = sequence % 3 == 0
+    return Transition(
+        sequence, 1, 2 * sequence, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)), r.uniform(-1, 1, (5, 2)),
+        rewards, 5, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)), sequence % 3 == 0, False,
+        np.full(5, 1 + sequence % 2), 5, 0)
+
+
+def filled(n=30, config=CONFIG, session_dir=None):
+    learner = Learner(config, DIMS, session_dir)
+    for i in range(n):
+        learner.add(transition(i))
+    return learner
+
+
+def parameters(learner):
+    td3 = learner.td3
+    return [t for net in (td3.actor, td3.critic, td3.target_actor, td3.target_critic) for t in net.state_dict().values()]
+
+
+def same(one, two):
+    return all(torch.equal(a, b) for a, b in zip(parameters(one), parameters(two)))
+
+
+# --- owed updates
+
+
+def test_no_update_is_owed_below_the_least_buffer():
+    assert filled(9).due() == 0
+    assert filled(10).due() == 20
+
+
+def test_updates_owed_follow_the_ratio():
+    learner = filled(30)
+    for _ in range(13):
+        learner.step()
+    assert learner.due() == 60 - 13
+    learner.add(transition(30))
+    assert learner.due() == 62 - 13
+
+
+def test_an_overlong_backlog_is_forgiven():
+    learner = filled(80)
+    assert learner.due() == 100
+    learner.add(transition(80))
+    learner.due()
+    assert learner.metrics["forgiven"] == 62.0
+    for _ in range(5):
+        learner.step()
+    assert learner.due() == 95
+
+
+def test_a_repeated_transition_is_ignored():
+    learner = filled(12)
+    assert learner.add(transition(3)) is False
+    assert len(learner.buffer) == 12 and learner.due() == 24
+
+
+def test_the_next_sequence_is_the_first_that_is_missing():
+    learner = Learner(CONFIG, DIMS)
+    for i in (0, 1, 3, 4):
+        assert learner.add(transition(i)) is True
+    assert learner.next_sequence == 2
+    learner.add(transition(2))
+    assert learner.next_sequence == 5
+
+
+def test_a_malformed_transition_is_refused_and_can_come_again():
+    learner = Learner(CONFIG, DIMS)
+    bad = transition(0)
+    bad.token = np.zeros(9)
+    with pytest.raises(ValueError, match="token"):
+        learner.add(bad)
+    assert learner.next_sequence == 0 and learner.add(transition(0)) is True
+
+
+def test_it_is_warm_after_enough_data_and_enough_updates():
+    learner = filled(20)
+    assert not learner.warm()
+    for _ in range(4):
+        learner.step()
+    assert learner.warm()
+    few = filled(19)
+    for _ in range(10):
+        few.step()
+    assert not few.warm()
+
+
+def test_metrics_are_plain_finite_floats():
+    learner = filled()
+    learner.step()
+    metrics = learner.step()
+    assert all(type(value) is float and np.isfinite(value) for value in metrics.values())
+    assert metrics == learner.metrics
+    assert metrics["updates"] == 2.0 and metrics["replay_size"] == 30.0 and metrics["updates_per_s"] > 0
+    assert metrics.keys() >= {"critic_loss", "actor_loss", "q_mean", "anchor", "version", "transitions"}
+
+
+def test_inputs_are_centred_once_and_alike_in_all_networks():
+    learner = filled()
+    learner.step()
+    centres = [net.state.centre for net in (learner.td3.actor, learner.td3.critic,
+                                            learner.td3.target_actor, learner.td3.target_critic)]
+    assert all(torch.equal(centres[0], centre) for centre in centres)
+    token, proprio = learner.buffer.states()
+    assert torch.allclose(centres[0], torch.cat((token.mean(0), proprio.mean(0))))
+    before = centres[0].clone()
+    learner.add(transition(1000))
+    learner.step()
+    assert torch.equal(learner.td3.actor.state.centre, before)
+
+
+def test_published_versions_count_up_and_unpack():
+    learner = filled()
+    learner.step()
+    for expected in (1, 2):
+        data, digest, version = learner.publish()
+        assert version == expected
+        unpack(data, digest, version, version - 1, learner.td3.actor.architecture)
+
+
+# --- checkpoints
+
+
+@pytest.mark.parametrize("rlpd", [False, True])
+def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path, rlpd):
+    config = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10)
+    config = config.as_rlpd() if rlpd else config
+    first = filled(30, config)
+    for _ in range(7):
+        first.step()
+    first.save(tmp_path / "l.ckpt")
+    expected = [first.step() for _ in range(9)]
+
+    second = Learner(config, DIMS)
+    second.load(tmp_path / "l.ckpt")
+    assert second.updates == 7
+    for i in range(30):  # from the journal
+        second.add(transition(i))
+    found = [second.step() for _ in range(9)]
+    assert same(first, second)
+    for one, two in zip(expected, found):
+        for name in ("critic_loss", "actor_loss", "q_mean", "anchor", "target_mean"):
+            assert one[name] == two[name]
+
+
+def test_a_resumed_learner_owes_nothing_twice(tmp_path):
+    first = filled(30)
+    for _ in range(7):
+        first.step()
+    owed = first.due()
+    first.save(tmp_path / "l.ckpt")
+    second = Learner(CONFIG, DIMS)
+    second.load(tmp_path / "l.ckpt")
+    for i in range(30):
+        second.add(transition(i))
+    assert second.due() == owed
+    second.add(transition(30))
+    assert second.due() == owed + 2
+
+
+def test_a_crash_before_the_journal_was_read_again_does_not_forget_what_was_counted(tmp_path):
+    filled(30).save(tmp_path / "l.ckpt")
+    second = Learner(CONFIG, DIMS)
+    second.load(tmp_path / "l.ckpt")
+    second.add(transition(0))
+    second.save(tmp_path / "l.ckpt")
+    third = Learner(CONFIG, DIMS)
+    third.load(tmp_path / "l.ckpt")
+    for i in range(30):
+        third.add(transition(i))
+    assert third.transitions == 30
+
+
+def test_versions_go_on_past_what_was_published_after_the_checkpoint(tmp_path):
+    first = filled()
+    first.publish()
+    first.save(tmp_path / "l.ckpt")
+    newest = [first.publish()[2] for _ in range(5)][-1]
+    second = Learner(CONFIG, DIMS)
+    second.load(tmp_path / "l.ckpt")
+    assert second.publish()[2] > newest
+
+
+def test_the_session_folder_is_the_default_place(tmp_path):
+    path = filled(session_dir=tmp_path).save()
+    assert path == tmp_path / "checkpoints" / "learner.ckpt" and path.exists()
+    Learner(CONFIG, DIMS, tmp_path).load()
+    with pytest.raises(CheckpointError, match="session_dir"):
+        filled().save()
+
+
+def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    learner = filled(session_dir=tmp_path)
+    learner.step()
+    path = learner.save()
+    before = path.read_bytes()
+    learner.step()
+
+    def crash(descriptor):
+        raise OSError("power is out")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError):
+        learner.save()
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    Learner(CONFIG, DIMS, tmp_path).load()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-100],  # cut off
+    lambda data: data[:2000] + bytes([data[2000] ^ 1]) + data[2001:],  # one bit
+    lambda data: b"",
+    lambda data: module._MAGIC,
+    lambda data: b"something else entirely",
+])
+def test_a_damaged_checkpoint_is_refused_by_its_path_and_changes_nothing(tmp_path, damage):
+    path = filled(session_dir=tmp_path).save()
+    path.write_bytes(damage(path.read_bytes()))
+    learner = filled()
+    learner.step()
+    before = [t.clone() for t in parameters(learner)]
+    with pytest.raises(CheckpointError, match=str(path)):
+        learner.load(path)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(learner)))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere.ckpt"):
+        filled().load(tmp_path / "nowhere.ckpt")
+
+
+@pytest.mark.parametrize("other, what", [
+    (Learner(TD3Config(hidden=(8, 16)), DIMS), "actor is"),
+    (Learner(TD3Config(hidden=(16, 16), ensemble=3), DIMS), "critic is"),
+    (Learner(TD3Config(hidden=(16, 16)), Dims(4, 4, 2, 5)), "actor is"),
+])
+def test_another_architecture_is_refused_by_name(tmp_path, other, what):
+    path = filled(session_dir=tmp_path).save()
+    before = [t.clone() for t in parameters(other)]
+    with pytest.raises(CheckpointError, match=what) as caught:
+        other.load(path)
+    assert "hidden" in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, parameters(other)))
