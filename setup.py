@@ -1,7 +1,8 @@
 """The ROS-free part as a pip package: method, VLAs, data, simulator and the command `rlt`, for a server without ROS.
 
-On a robot the package is built with colcon (CMakeLists.txt), which does not use this file. The version stands in package.xml,
-the dependencies in setup/requirements.txt, their tested versions in setup/constraints.txt, the command in scripts/rlt.
+On a robot the package is built with colcon (CMakeLists.txt), which does not use this file. The version stands in
+package.xml, the dependencies in setup/requirements.txt, their tested versions in setup/constraints.txt, the command in
+scripts/rlt.
 """
 
 import re

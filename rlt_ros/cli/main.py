@@ -1,8 +1,8 @@
 """The command `rlt`: finds the subcommand, turns what it does into an exit code.
 
-A subcommand is a module rlt_ros/cli/<name>.py with a docstring (its first line is the help, the rest the description with
-examples), `add_arguments(parser)` and `run(args) -> int | None`. It is imported only when it is asked for, so that
-`rlt --help` needs neither torch nor ROS.
+A subcommand is a module rlt_ros/cli/<name>.py with a docstring (its first line is the description, the rest comes after
+the arguments: examples), `add_arguments(parser)` and `run(args) -> int | None`. It is imported only when it is asked
+for, so that `rlt --help` needs neither torch nor ROS.
 
 Exit codes: 0 done, 1 the work failed (with one line why), 2 wrong usage, 130 interrupted.
 """

@@ -1,8 +1,8 @@
 """Messages to the types of core and back.
 
-Everything that arrives may be malformed: a wrong size, encoding or non-finite value is a ValueError that names it, which
-RltNode turns into a counted, logged and dropped message. Large arrays are filled through array.array: rclpy copies numpy
-arrays element by element (200 ms for an image).
+Everything that arrives may be malformed: a wrong size, encoding or non-finite value is a ValueError that names it,
+which RltNode turns into a counted, logged and dropped message. Large arrays are filled through array.array: rclpy
+copies numpy arrays element by element (200 ms for an image).
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def chunk_to_msg(chunk: Chunk, clock: ControlClock, frame_id: str = "") -> Actio
 
 def chunk_from_msg(msg: ActionChunk, action_dim: int | None = None) -> Chunk:
     """ActionChunk as a chunk, actions float32 [steps, A]; ValueError when sizes, source or values are wrong."""
+    where = f"ActionChunk at tick {msg.tick}"
     if msg.action_dim == 0 or action_dim not in (None, msg.action_dim):
-        raise ValueError(f"ActionChunk at tick {msg.tick}: action_dim is {msg.action_dim}, expected {action_dim or '> 0'}")
+        raise ValueError(f"{where}: action_dim is {msg.action_dim}, expected {action_dim or '> 0'}")
     if msg.source not in Source._value2member_map_:
-        raise ValueError(f"ActionChunk at tick {msg.tick}: source is {msg.source}, expected 0..{max(Source)}")
-    actions = _vector(f"ActionChunk at tick {msg.tick}: actions", msg.actions, msg.steps * msg.action_dim)
-    return Chunk(tick=msg.tick, actions=actions.reshape(msg.steps, msg.action_dim), observation_tick=msg.observation_tick,
-                 source=Source(msg.source), episode=msg.episode, policy_version=msg.policy_version)
+        raise ValueError(f"{where}: source is {msg.source}, expected 0..{max(Source)}")
+    actions = _vector(f"{where}: actions", msg.actions, msg.steps * msg.action_dim)
+    return Chunk(tick=msg.tick, actions=actions.reshape(msg.steps, msg.action_dim),
+                 observation_tick=msg.observation_tick, source=Source(msg.source), episode=msg.episode,
+                 policy_version=msg.policy_version)
 
 
 def proprio_to_msg(values: np.ndarray, clock: ControlClock, ns: int, frame_id: str = "") -> Proprio:
@@ -159,7 +161,7 @@ def image_from_msg(msg: Image) -> np.ndarray:
     channels, order = _ENCODINGS[msg.encoding]
     row = msg.width * channels
     if not msg.height or not msg.width or msg.step < row or len(msg.data) != msg.height * msg.step:
-        raise ValueError(f"image {msg.encoding} {msg.width}x{msg.height} has {len(msg.data)} bytes in rows of {msg.step},"
-                         f" expected {msg.height} rows of at least {row} bytes")
+        raise ValueError(f"image {msg.encoding} {msg.width}x{msg.height} has {len(msg.data)} bytes"
+                         f" in rows of {msg.step}, expected {msg.height} rows of at least {row} bytes")
     pixels = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
     return np.ascontiguousarray(pixels.reshape(msg.height, msg.width, channels)[:, :, order])

@@ -1,7 +1,7 @@
 """A loop that runs once a control tick, aligned to the ticks of the ROS clock.
 
-A plain thread that sleeps to absolute deadlines: half the CPU of an executor's timer at the same jitter, and every process
-of the graph ticks at the same moment, so that a phase offset orders them (proprio before actor before safety).
+A plain thread that sleeps to absolute deadlines: half the CPU of an executor's timer at the same jitter, and every
+process of the graph ticks at the same moment, so that a phase offset orders them (proprio before actor before safety).
 """
 
 import threading
@@ -69,8 +69,8 @@ class TickSchedule:
     def next(self, now_ns: int, last_tick: int | None) -> tuple[int, int]:
         """Return (tick, ROS time in ns at which to run it): the first one after `last_tick` that is not yet over.
 
-        A tick whose moment has passed by less than a period is still run, at once; older ones are skipped. A ROS clock that
-        jumped back by more than a tick starts afresh.
+        A tick whose moment has passed by less than a period is still run, at once; older ones are skipped. A ROS clock
+        that jumped back by more than a tick starts afresh.
         """
         tick = self._clock.tick(now_ns - self._offset_ns)
         if last_tick is None or tick < last_tick - 1:
@@ -84,7 +84,8 @@ class TickLoop:
     """Calls `function(tick)` once a tick in a thread of its own, from start() to stop()."""
 
     def __init__(self, function: Callable[[int], None], clock: ControlClock, phase: float = 0.0,
-                 now_ns: Callable[[], int] = time.time_ns, on_error: Callable[[BaseException], None] | None = None) -> None:
+                 now_ns: Callable[[], int] = time.time_ns,
+                 on_error: Callable[[BaseException], None] | None = None) -> None:
         """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop."""
         self.statistics = PeriodStatistics(clock.period_ns * 1e-9)
         self._function = function

@@ -11,10 +11,10 @@
             self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
             self.every_tick(self.on_tick, phase=0.5)
 
-What is made in on_configure_ is destroyed on clean-up, what is made in on_activate_ on deactivation. Callbacks, timers and
-ticks run only while the node is active, and one at a time (a lock), so a node's own state needs no locks. A callback
-that raises ValueError has met a malformed message or request: it is counted, logged and dropped. Anything else that is
-raised ends the process with exit code 1.
+What is made in on_configure_ is destroyed on clean-up, what is made in on_activate_ on deactivation. Callbacks, timers
+and ticks run only while the node is active, and one at a time (a lock), so a node's own state needs no locks. A
+subscription's callback that raises ValueError has met a malformed message: it is counted, logged and dropped. Anything
+else that is raised ends the process with exit code 1.
 """
 
 import threading
@@ -125,7 +125,7 @@ class RltNode(LifecycleNode):
                                   throttle_duration_sec=_WARN_EVERY_S)
 
     def trigger(self, name: str, action: Callable[[], str | None]) -> Any:
-        """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError is answered as a refusal."""
+        """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError becomes a refusal."""
 
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
@@ -165,15 +165,16 @@ class RltNode(LifecycleNode):
                     callback()
 
         guarded = self._guard(fire)
-        timer = self.create_timer(period_s, lambda: guarded())  # rclpy hands a TimerInfo to anything that takes arguments
+        # rclpy hands a TimerInfo to a callback that takes arguments, as `guarded` does.
+        timer = self.create_timer(period_s, lambda: guarded())
         self._undo(lambda: self.destroy_timer(timer))
         return timer
 
     def every_tick(self, callback: Callable[[int], None], phase: float = 0.0) -> TickLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
-        It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those short in
-        a node that ticks. The loop's period errors appear in the diagnostics.
+        It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
+        short in a node that ticks. The loop's period errors appear in the diagnostics.
         """
 
         def fire(tick: int) -> None:
@@ -230,7 +231,7 @@ class RltNode(LifecycleNode):
 
     def _configure(self) -> None:
         if self.get_parameter("use_sim_time").value:
-            raise ParameterError("parameter 'use_sim_time' is true, expected false: control ticks follow the system's clock")
+            raise ParameterError("parameter 'use_sim_time' is true, expected false: ticks follow the system's clock")
         self._values = {name: self.get_parameter(name).value for name in self._values}
         self.params = parameters.build(self.Parameters, self._values | self._undeclared(), self.get_name())
         self.control = ControlClock(self.params.rate_hz) if hasattr(self.params, "rate_hz") else None

@@ -7,8 +7,8 @@
         limits: LimitParameters = parameter(group=LimitParameters)          # limits.force, limits.speed ...
         cameras: dict = parameter(description="one entry a camera")         # any names below cameras.
 
-A missing, unknown, mistyped or out-of-range parameter is a ParameterError that names it, raised at configure. This module
-is ROS-free; node.py declares the specs to rclpy.
+A missing, unknown, mistyped or out-of-range parameter is a ParameterError that names it, raised at configure. This
+module is ROS-free; node.py declares the specs to rclpy.
 """
 
 import dataclasses
@@ -51,8 +51,8 @@ def parameter(default: Any = MISSING, description: str = "", *, unit: str = "", 
               high: float | None = None, choices: tuple = (), live: bool = False, group: type | None = None) -> Any:
     """Declare one parameter as a dataclass field.
 
-    Without a `default` it is required. `low`, `high` and `choices` hold for each element of a list. `live` ones may be set
-    while the node runs. `group` nests another dataclass of parameters.
+    Without a `default` it is required. `low`, `high` and `choices` hold for each element of a list. `live` ones may be
+    set while the node runs. `group` nests another dataclass of parameters.
     """
     if group is not None:
         return dataclasses.field(metadata={"group": group})

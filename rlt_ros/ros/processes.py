@@ -1,4 +1,7 @@
-"""The one table of processes. launch/practice.launch.py and `rlt practice` are both generated from it. Imports no ROS."""
+"""The one table of processes: launch/practice.launch.py and `rlt practice` are both generated from it.
+
+Imports no ROS, so that the launch file and the command line can both use it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

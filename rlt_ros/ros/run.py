@@ -24,6 +24,8 @@ _SPIN_S = 0.1  # how soon a signal or a failure is noticed
 
 def main(name: str, argv: list[str] | None = None) -> int:
     """Run the node of rlt_ros/nodes/<name>.py until it is told to stop; return the exit code."""
+    # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     module = importlib.import_module(f"rlt_ros.nodes.{name}")
     found = [item for item in vars(module).values()
              if inspect.isclass(item) and issubclass(item, RltNode) and item.__module__ == module.__name__]
@@ -35,7 +37,7 @@ def main(name: str, argv: list[str] | None = None) -> int:
 def run(node_class: type[RltNode], name: str, argv: list[str] | None = None) -> int:
     """Run `node_class` under the default node name `name` until SIGINT, SIGTERM or its failure; return the exit code.
 
-    Environment: RLT_NICE adds to the niceness; OMP_NUM_THREADS caps torch's threads (1 when not set).
+    The variable RLT_NICE adds to the niceness.
     """
     stopping: list[int] = []
 
@@ -46,7 +48,6 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None) -> 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch of several processes on all cores: 10-40 times slower
     _set_nice(int(os.environ.get("RLT_NICE", "0")))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:

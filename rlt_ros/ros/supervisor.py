@@ -4,8 +4,8 @@
         while not supervisor.dead():
             ...
 
-Each process has its own group (a Ctrl-C reaches the supervisor only, which then stops them in order) and its own log. There is
-no restart policy: a node that died is reported, the others hold the robot still.
+Each process has its own group (a Ctrl-C reaches the supervisor only, which then stops them in order) and its own log.
+There is no restart policy: a node that died is reported, the others hold the robot still.
 """
 
 import os
@@ -45,8 +45,8 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
              extra_files: Sequence[Path] = ()) -> list[Command]:
     """Return the commands for the whole graph, from the process table and the installed package.
 
-    `extra_files` are parameter files over all others. Raises FileNotFoundError for an executable that is not installed, with
-    what to do.
+    `extra_files` are parameter files over all others. Raises FileNotFoundError for an executable that is not installed,
+    with what to do.
     """
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 

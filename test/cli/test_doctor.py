@@ -10,8 +10,9 @@ from rlt_ros.cli.main import main
 
 
 def rlt(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", "import sys; from rlt_ros.cli.main import main; sys.exit(main())", *arguments],
-                          capture_output=True, text=True, timeout=120, check=False)
+    code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120,
+                          check=False)
 
 
 def test_doctor_finds_this_machine_fit_and_writes_what_it_found(tmp_path: Path) -> None:

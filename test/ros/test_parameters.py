@@ -21,7 +21,8 @@ class Parameters(SharedParameters):
 
 
 def built(**changes: object) -> Parameters:
-    return build(Parameters, {"box.lower": [0.0, 0.0, 0.1]} | {k.replace("__", "."): v for k, v in changes.items()}, "n")
+    values = {"box.lower": [0.0, 0.0, 0.1]} | {name.replace("__", "."): value for name, value in changes.items()}
+    return build(Parameters, values, "n")
 
 
 def test_defaults_groups_and_trees() -> None:

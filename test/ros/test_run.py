@@ -103,8 +103,9 @@ def test_broken_parameter_file_is_exit_code_2(start) -> None:
 def test_without_autostart_the_node_waits_to_be_told(start, graph) -> None:
     seen: list[str] = []
     peer = graph.add(Node("watcher"))
-    peer.create_subscription(TransitionEvent, "/probe_node/transition_event", lambda m: seen.append(m.goal_state.label), 10)
+    topic = "/probe_node/transition_event"
+    peer.create_subscription(TransitionEvent, topic, lambda msg: seen.append(msg.goal_state.label), 10)
     process = start("-p", "way:=run", "-p", "autostart:=false")
     graph.spin_until(lambda: ("probe_node", "/") in peer.get_node_names_and_namespaces(), "the node")
-    graph.spin_until(lambda: peer.count_publishers("/probe_node/transition_event") == 1, "its transitions")
+    graph.spin_until(lambda: peer.count_publishers(topic) == 1, "its transitions")
     assert seen == [] and process.poll() is None

@@ -11,7 +11,8 @@ import pytest
 
 from rlt_ros.ros.supervisor import Command, Supervisor
 
-POLITE = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
+POLITE = ("import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n"
+          "print('up', flush=True)\nsignal.pause()")
 STUBBORN = ("import signal, time\nfor n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, signal.SIG_IGN)\n"
             "print('up', flush=True)\nwhile True: time.sleep(1)")
 DYING = "print('no camera on /dev/video0'); raise SystemExit(1)"
