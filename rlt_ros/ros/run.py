@@ -1,7 +1,10 @@
 """Run one node as a process: `main("safety_node")` is what every executable in lib/rlt_ros calls.
 
-Exit codes: 0 stopped by SIGINT or SIGTERM, 1 the node failed (with one line why), 2 wrong usage.
+Exit codes: 0 stopped by SIGINT or SIGTERM at whatever moment, 1 the node failed (with one line why), 2 wrong usage.
+Heavy imports stand inside the functions: the signal handlers have to be there before torch takes its seconds.
 """
+
+from __future__ import annotations
 
 import importlib
 import inspect
@@ -9,45 +12,64 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import rclpy
-from rclpy.executors import ExternalShutdownException
-from rclpy.experimental import EventsExecutor
-from rclpy.signals import SignalHandlerOptions
-
-from rlt_ros.ros.node import RltNode
+if TYPE_CHECKING:
+    from rlt_ros.ros.node import RltNode
 
 # A busy Python thread keeps the interpreter for 5 ms by default, a quarter of a control period.
 SWITCH_INTERVAL_S = 0.0005
 _SPIN_S = 0.1  # how soon a signal or a failure is noticed
+_INSISTENT = 5  # signals after which nothing is waited for; Ctrl-C under launch comes twice at once
+
+
+class _Stop:
+    """SIGINT and SIGTERM: while starting they end the process at once, then they ask the loop to end."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.starting = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.starting:
+            raise SystemExit(0)
+        if self.count >= _INSISTENT:
+            os._exit(1)
+
+    def ignore(self) -> None:
+        """A second signal must not kill the interpreter while it shuts down, when it has dropped our handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main(name: str, argv: list[str] | None = None) -> int:
     """Run the node of rlt_ros/nodes/<name>.py until it is told to stop; return the exit code."""
+    stop = _Stop()
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from rlt_ros.ros.node import RltNode
+
     module = importlib.import_module(f"rlt_ros.nodes.{name}")
     found = [item for item in vars(module).values()
              if inspect.isclass(item) and issubclass(item, RltNode) and item.__module__ == module.__name__]
     if len(found) != 1:
         raise TypeError(f"{module.__name__} defines {len(found)} nodes, expected one subclass of RltNode")
-    return run(found[0], name, argv)
+    return run(found[0], name, argv, stop)
 
 
-def run(node_class: type[RltNode], name: str, argv: list[str] | None = None) -> int:
+def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, stop: _Stop | None = None) -> int:
     """Run `node_class` under the default node name `name` until SIGINT, SIGTERM or its failure; return the exit code.
 
-    The variable RLT_NICE adds to the niceness.
+    `argv` are arguments as on the command line, by default those of the process. The variable RLT_NICE adds to the
+    niceness.
     """
-    stopping: list[int] = []
+    stop = stop or _Stop()
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        stopping.append(number)
-        if len(stopping) > 2:  # somebody insists
-            os._exit(1)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
     _set_nice(int(os.environ.get("RLT_NICE", "0")))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
@@ -57,31 +79,34 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None) -> 
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     try:
-        return _spin(node_class, name, stopping)
+        return _spin(node_class, name, stop)
     finally:
         rclpy.try_shutdown()
+        stop.ignore()
 
 
-def _spin(node_class: type[RltNode], name: str, stopping: list[int]) -> int:
+def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
+    import rclpy
+    from rclpy.experimental import EventsExecutor
+
     try:
         node = node_class(name)
     except Exception as error:
         print(f"{name}: could not start: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     executor = EventsExecutor()
+    stop.starting = False  # from here on there is something to clean up
     try:
         if node.get_parameter("autostart").value is not False:
             node.trigger_configure()
-            if not node.configure_error:
+            if not node.configure_error and not stop.count:
                 node.trigger_activate()
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)
                 return 1
         executor.add_node(node)
-        while not stopping and node.failure is None and rclpy.ok():
+        while not stop.count and node.failure is None and rclpy.ok():
             executor.spin_once(_SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     finally:
         node.close()
         executor.shutdown()

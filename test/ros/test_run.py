@@ -11,6 +11,11 @@ from rclpy.node import Node
 
 NODE = """
 import sys
+if "slow" in sys.argv:
+    import rlt_ros.ros.run, time
+    stop = rlt_ros.ros.run._Stop()
+    print("importing", flush=True)
+    time.sleep(60)
 from dataclasses import dataclass
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
@@ -60,6 +65,30 @@ def test_stopped_by_a_signal_is_exit_code_0_and_deactivates(start, number: int) 
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, "Traceback" in err) == (0, "deactivated\n", False), err
+
+
+def test_repeated_signals_are_still_exit_code_0(start) -> None:
+    """Ctrl-C under launch reaches a node twice: from the terminal and from launch."""
+    process = start("-p", "way:=run")
+    assert process.stdout.readline() == "active /probe_node\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "deactivated\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(0.1)
+        except subprocess.TimeoutExpired:
+            pass
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_stopped_while_starting_is_exit_code_0(start) -> None:
+    process = start("--", "slow")
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
 
 
 def test_failing_configure_is_exit_code_1_with_one_line_why(start) -> None:
