@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
@@ -37,6 +38,7 @@ class OperatorNode(RltNode):
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
         axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for x, y, z, yaw: as the teleop node's", low=0)
         deadman: int = parameter(description="index into Joy.buttons: as the teleop node's", low=0)
+        wait_for: list[str] = parameter([], "nodes whose diagnostics must say that they are active before the first episode")
         seed: int = parameter(0, "of the person's chances", low=0)
 
     def on_configure_(self) -> None:
@@ -47,10 +49,12 @@ class OperatorNode(RltNode):
         self.episode: EpisodeState | None = None
         self.finished: set[int] = set()
         self.critical_s = 0.0
+        self.awaited = set(p.wait_for)
         self.joy = self.publish(Joy, "joy", qos.EVENT)
         self.requests = {name: self.client(Trigger, topic) for name, topic in REQUESTS.items()}
         self.subscribe(SimTruth, "sim/truth", self.on_truth, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.EVENT)
         self.every(1.0 / JOY_HZ, self.on_time)
 
     def on_truth(self, msg: SimTruth) -> None:
@@ -64,6 +68,9 @@ class OperatorNode(RltNode):
             if msg.critical_tick >= 0:
                 self.critical_s += (msg.end_tick - msg.critical_tick) * self.control.period_s
 
+    def on_diagnostics(self, msg: DiagnosticArray) -> None:
+        self.awaited -= {s.name.rsplit("/", 1)[-1] for s in msg.status if s.level == DiagnosticStatus.OK and s.message == "active"}
+
     @property
     def done(self) -> bool:
         """The person has had enough, and no episode is running."""
@@ -72,14 +79,15 @@ class OperatorNode(RltNode):
         return enough and self.episode.phase in (Phase.IDLE, Phase.ENDED)
 
     def on_time(self) -> None:
-        if self.episode is None or self.done:
+        self.problem = f"waiting for {', '.join(sorted(self.awaited))}" if self.awaited else ""
+        if self.episode is None or self.awaited or self.done:
             return
         wish = self.person.act(time.monotonic(), Phase(self.episode.phase), Outcome(self.episode.outcome))
         for name in wish.requests:
             if self.requests[name].service_is_ready():
                 future = self.requests[name].call_async(Trigger.Request())
                 future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
-        axes, buttons = np.zeros(1 + max(self.params.axes)), [0] * (1 + self.params.deadman)
+        axes, buttons = np.zeros(max(8, 1 + max(self.params.axes))), [0] * max(12, 1 + self.params.deadman)
         if wish.stick is not None:
             axes[self.params.axes] = np.clip(wish.stick, -1.0, 1.0)
             buttons[self.params.deadman] = 1

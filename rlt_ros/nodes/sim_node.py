@@ -39,6 +39,7 @@ class SimNode(RltNode):
     def on_configure_(self) -> None:
         p = self.params
         self.task = load_task(p.task)
+        # Never closed: its OpenGL context belongs to the thread of the ticks; the end of the process frees it.
         self.env = TaskEnv(self.task, p.seed)
         self.scene = p.seed
         self.newest: Chunk | None = None
@@ -59,9 +60,6 @@ class SimNode(RltNode):
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.trigger("sim/reset", self.on_reset)
         self.every_tick(self.on_tick, p.phase)
-
-    def on_cleanup_(self) -> None:
-        self.env.close()
 
     def on_executed(self, msg: ActionChunk) -> None:
         self.newest = chunk_from_msg(msg, self.task.action_dim)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import gymnasium as gym
 import numpy as np
 import yaml
+
+if TYPE_CHECKING:
+    import gymnasium as gym
 
 
 class TaskError(ValueError):
@@ -71,6 +74,16 @@ class Task:
     def proprio_scale(self) -> list[float]:
         """What the actor's networks divide their 2P proprioceptive inputs by: now, then moved since the frame."""
         return [s for k in self.state for s in k.scale] + [s for k in self.state for s in k.moved]
+
+    @property
+    def wrench_index(self) -> int:
+        """Where the force stands in the proprioception; its end when the task has no wrench."""
+        start = 0
+        for k in self.state:
+            if k.key == "wrench":
+                return start
+            start += k.size
+        return start
 
     @property
     def vla_state_index(self) -> list[int]:
@@ -188,6 +201,8 @@ def _task(path: Path, raw: dict) -> Task:
 
 def make_environment(task: Task) -> gym.Env:
     """The task's Gymnasium environment, by ``module:Class`` or by registered id (``package/Name-v0`` or ``module:Name-v0``)."""
+    import gymnasium as gym  # here, because every node of a robot reads task files and has no need of it
+
     if ":" in task.environment and "-v" not in task.environment:
         module, name = task.environment.split(":")
         return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
