@@ -24,7 +24,7 @@ _INSISTENT = 5  # signals after which nothing is waited for; Ctrl-C under launch
 
 
 class _Stop:
-    """SIGINT and SIGTERM: while starting they end the process at once, then they ask the loop to end."""
+    """SIGINT and SIGTERM: up to the end of configure they end the process at once, then they ask the loop to end."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -95,11 +95,13 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
         print(f"{name}: could not start: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     executor = EventsExecutor()
-    stop.starting = False  # from here on there is something to clean up
     try:
-        if node.get_parameter("autostart").value is not False:
-            node.trigger_configure()
-            if not node.configure_error and not stop.count:
+        autostart = node.get_parameter("autostart").value is not False
+        if autostart:
+            node.trigger_configure()  # may load a model for long, and undoes what it did when it is interrupted
+        stop.starting = False
+        if autostart:
+            if not node.configure_error:
                 node.trigger_activate()
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)

@@ -10,9 +10,9 @@ from lifecycle_msgs.msg import TransitionEvent
 from rclpy.node import Node
 
 NODE = """
-import sys
+import sys, time
 if "slow" in sys.argv:
-    import rlt_ros.ros.run, time
+    import rlt_ros.ros.run
     stop = rlt_ros.ros.run._Stop()
     print("importing", flush=True)
     time.sleep(60)
@@ -24,10 +24,13 @@ from rlt_ros.ros.run import run
 class ProbeNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        way: str = parameter(description="what to do", choices=("run", "raise", "die"))
+        way: str = parameter(description="what to do", choices=("run", "raise", "die", "load"))
     def on_configure_(self):
         if self.params.way == "raise":
             raise FileNotFoundError("no checkpoint in /nowhere; run `rlt train vla` first")
+        if self.params.way == "load":
+            print("loading", flush=True)
+            time.sleep(60)
         if self.params.way == "die":
             self.every(0.01, lambda: 1 / 0)
     def on_activate_(self):
@@ -89,6 +92,14 @@ def test_stopped_while_starting_is_exit_code_0(start) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (0, "")
+
+
+def test_stopped_while_configuring_is_exit_code_0_and_does_not_wait(start) -> None:
+    process = start("-p", "way:=load")
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
 
 
 def test_failing_configure_is_exit_code_1_with_one_line_why(start) -> None:
