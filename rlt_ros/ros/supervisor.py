@@ -138,9 +138,11 @@ class Supervisor:
         return unclean
 
     def _spawn(self, command: Command) -> subprocess.Popen:
+        # A process group of its own, not a session: with the kernel's autogroups, niceness counts only within a session, and a
+        # learner at nice 15 in its own would take as much as the actor.
         with open(self.log(command.name), "ab") as log:
             return subprocess.Popen(command.argv, env=os.environ | dict(command.environment), stdin=subprocess.DEVNULL,
-                                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+                                    stdout=log, stderr=subprocess.STDOUT, process_group=0)
 
     def _last_line(self, name: str) -> str:
         try:

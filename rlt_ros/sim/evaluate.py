@@ -1,0 +1,113 @@
+"""How good a policy is: episodes in lock-step on scenes that practice never uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
+from rlt_ros.sim.task import Task, TaskEnv, load_task
+
+# Scenes of evaluation start here, demonstrations at 0, practice at PRACTICE_SEED + 10,000 * its own seed: they never meet.
+EVALUATION_SEED = 1_000_000_000
+PRACTICE_SEED = 100_000_000
+
+
+def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson score)."""
+    if episodes == 0:
+        return 0.0, 1.0
+    p, n = successes / episodes, episodes
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def load_policy(session: Path):
+    """The practised actor of a session: a callable for :class:`~rlt_ros.core.commander.Commander`, and its version.
+
+    ValueError says what is missing.
+    """
+    from rlt_ros.core.learner import Learner, checkpoint_dims
+    from rlt_ros.core.td3 import TD3Config
+
+    path = Path(session) / "checkpoints" / "learner.ckpt"
+    if not path.is_file():
+        raise ValueError(f"session {str(session)!r}: no checkpoint {path}; practise first: `rlt practice --session {session}`")
+    learner = Learner(TD3Config(), checkpoint_dims(path))
+    learner.load(path)
+    return learner.td3.actor.act, learner.version
+
+
+def evaluate(
+    task: Task | str,
+    policy: str = "base",
+    episodes: int = 50,
+    seed: int = 0,
+    progress: Callable[[int, EpisodeResult], None] | None = None,
+    timing: Timing = Timing(),
+    checkpoint: str | Path = "",
+) -> dict:
+    """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; the dictionary that ``rlt eval --json`` writes.
+
+    ``median_steps_success`` counts control ticks of the critical phase, hand-over to success, as RLT's paper does;
+    ``median_episode_steps_success`` those of the whole episode.
+    """
+    task = load_task(task) if isinstance(task, str) else task
+    env = TaskEnv(task)
+    first = EVALUATION_SEED + 10_000 * seed
+    results: list[EpisodeResult] = []
+    if policy == "demonstrator":
+        run = lambda scene: _demonstrate(env, scene)  # noqa: E731
+    else:
+        from rlt_ros.vla.frozen import load
+
+        actor = None if policy == "base" else load_policy(Path(policy))[0]
+        run = LockStep(env, load(checkpoint or task.name), timing, actor).run
+    for i in range(episodes):
+        results.append(run(first + i))
+        if progress:
+            progress(i + 1, results[-1])
+    env.close()
+    good = [r for r in results if r.success]
+    low, high = wilson(len(good), len(results))
+    minutes = sum(r.steps for r in results) / task.rate / 60
+    median = lambda values: float(np.median(values)) if values else None  # noqa: E731
+    return {
+        "task": task.name,
+        "policy": str(policy),
+        "episodes": len(results),
+        "successes": len(good),
+        "success_rate": len(good) / len(results) if results else 0.0,
+        "wilson_low": low,
+        "wilson_high": high,
+        "median_steps_success": median([r.critical_steps for r in good]),
+        "median_episode_steps_success": median([r.steps for r in good]),
+        "throughput_per_10min": 10 * len(good) / minutes if minutes else 0.0,
+        "max_force_p95": float(np.percentile([r.max_force for r in results], 95)) if results else 0.0,
+        "seed": seed,
+        "first_scene": first,
+        "outcomes": [r.outcome.name for r in results],
+        "critical_steps": [r.critical_steps for r in results],
+    }
+
+
+def _demonstrate(env: TaskEnv, scene: int) -> EpisodeResult:
+    """The demonstrator under the same hand-over and the same time limit as everybody."""
+    from rlt_ros.core.episode import Outcome
+    from rlt_ros.sim.demonstrator import Demonstrator
+
+    env.reset(scene)
+    person, task = Demonstrator(env, np.random.default_rng([scene, 1])), env.task
+    critical, tick = -1, 0
+    limit = round(task.critical_timeout * task.rate)
+    while not env.success() and (tick - critical < limit if critical >= 0 else tick < round(task.approach_timeout * task.rate)):
+        env.step(person.step(env))
+        tick += 1
+        if critical < 0 and env.critical():
+            critical = tick
+    outcome = Outcome.SUCCESS if env.success() else Outcome.TIMEOUT
+    return EpisodeResult(scene, outcome, tick, tick - critical if critical >= 0 else 0, 0.0)
