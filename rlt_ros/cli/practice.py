@@ -1,0 +1,195 @@
+"""Practise a task in the simulator, with a simulated person: evaluate, practise, evaluate again, report.
+
+examples:
+  rlt practice --task ethernet --episodes 60 --minutes 10
+  rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
+  rlt practice --session sessions/first --no-eval
+
+A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html and
+log/<node>.log. Ctrl-C ends cleanly and keeps it. A real robot is started with `ros2 launch rlt_ros practice.launch.py`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from rlt_ros import report
+from rlt_ros.cli.progress import Display
+from rlt_ros.data.episodes import read_episodes
+
+LOG_TAIL = 15  # lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `rlt practice`."""
+    parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
+    parser.add_argument("--session", type=Path, metavar="DIR", help="session folder (default: sessions/<date and time>)")
+    parser.add_argument("--episodes", type=int, default=60, metavar="N", help="practise at most so many episodes (default: 60)")
+    parser.add_argument("--minutes", type=float, default=10.0, metavar="M",
+                        help="practise at most so much critical phase (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of scenes, noise and networks (default: 0)")
+    parser.add_argument("--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)")
+    parser.add_argument("--no-eval", action="store_true", help="practise only, do not evaluate before and after")
+    parser.add_argument("--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; return the exit code."""
+    from rlt_ros.cli.main import UsageError
+    from rlt_ros.sim.task import load_task
+
+    if args.episodes < 1 or args.minutes <= 0 or args.eval_episodes < 1:
+        raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
+    task = load_task(args.task)
+    session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
+    # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    resumed = (session / "config.yaml").is_file()
+    session.mkdir(parents=True, exist_ok=True)
+    config = write_config(session, args, task)
+    print(f"session {session}" + (f", resumed after {len(read_episodes(session))} episodes" if resumed else ""))
+    model = config["/**/vla_node"]["ros__parameters"]["model"]
+    code = 0
+    try:
+        if not args.no_eval and "before" not in report.read_evaluations(session):
+            evaluate(session, "before", args, "base", model)
+        code = practise(session, args)
+        if code == 0 and not args.no_eval and (session / "checkpoints" / "learner.ckpt").is_file():
+            evaluate(session, "after", args, str(session), model)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the session is kept, and the same command goes on with it", file=sys.stderr)
+        code = 130
+    if evaluations := report.read_evaluations(session):
+        print_comparison(evaluations)
+    print(f"report: {report.write_report(session)}")
+    return code
+
+
+def write_config(session: Path, args: argparse.Namespace, task) -> dict:
+    """The parameters of this session: those it had before, or today's files, with this command's budget and seeds."""
+    from rlt_ros.sim.evaluate import PRACTICE_SEED
+    from rlt_ros.sim.task import task_folder
+
+    path = session / "config.yaml"
+    source = path if path.is_file() else task_folder().parent / "practice.yaml"
+    config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    own = lambda node: config.setdefault(f"/**/{node}", {}).setdefault("ros__parameters", {})  # noqa: E731
+    known = config.setdefault("/**", {}).setdefault("ros__parameters", {})
+    if source == path and known["task"] != args.task:
+        raise ValueError(f"session {session} practises task '{known['task']}', not '{args.task}'; take another folder")
+    known |= {"task": args.task, "rate_hz": task.rate, "session": str(session)}
+    # A resumed session goes on with new scenes.
+    own("sim_node")["seed"] = PRACTICE_SEED + 10_000 * args.seed + len(read_episodes(session))
+    own("operator_node").update(episodes=args.episodes, minutes=args.minutes, seed=args.seed + len(read_episodes(session)))
+    own("actor_node")["seed"] = args.seed
+    own("learner_node").setdefault("td3", {})["seed"] = args.seed
+    if args.model or source != path:
+        own("vla_node")["model"] = str(Path(args.model).resolve()) if args.model else task.name
+    text = "# Parameters of this session, as ROS reads them; config/practice.yaml explains each.\n"
+    path.write_text(text + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return config
+
+
+def evaluate(session: Path, side: str, args: argparse.Namespace, policy: str, model: str) -> None:
+    """Evaluate and keep the result with the session as "before" or "after"."""
+    from rich.console import Console
+
+    from rlt_ros.sim.evaluate import evaluate as measure
+
+    console = Console()
+    done = 0
+
+    def progress(episode: int, result) -> None:
+        nonlocal done
+        done += result.success
+        if console.is_terminal:
+            console.print(f"evaluating {side} practice: {episode}/{args.eval_episodes}, {done} successes", end="\r")
+
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
+    result = measure(args.task, policy, args.eval_episodes, args.seed, progress, checkpoint=model)
+    print(f"{side} practice: {result['successes']} of {result['episodes']} episodes succeed" + 20 * " ")
+    evaluations = report.read_evaluations(session) | {side: result}
+    (session / report.EVALUATIONS).write_text(json.dumps(evaluations, indent=2) + "\n", encoding="utf-8")
+
+
+def practise(session: Path, args: argparse.Namespace) -> int:
+    """Run all processes until the person has had enough; return 0, or 1 when a process died."""
+    # Before rclpy is imported: nobody else's robot, nobody else's practice.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    import rclpy
+    from rclpy.experimental import EventsExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    from rlt_ros.ros.supervisor import Supervisor, commands
+    from rlt_ros.ros.watch import Watch
+
+    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"])
+    supervisor = Supervisor(start, session / "log")
+    rclpy.init(args=["rlt"], signal_handler_options=SignalHandlerOptions.NO)
+    watch = Watch(rclpy.create_node("practice_monitor"))
+    executor = EventsExecutor()
+    executor.add_node(watch.node)
+    dead = []
+    try:
+        with Display(args.episodes) as display:
+            supervisor.start()
+            while not dead and not watch.picture.person_is_done:
+                executor.spin_once(0.1)
+                display.show(watch.picture)
+                dead = supervisor.dead()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice must not leave processes behind
+        unclean = supervisor.stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        executor.shutdown()
+        rclpy.try_shutdown()
+        loops = watch.picture.loops()
+        (session / "loops.json").write_text(json.dumps(loops, indent=2) + "\n", encoding="utf-8")
+    for death in dead:
+        print(f"{death}; the robot was held. The end of {supervisor.log(death.name)}:\n{tail(supervisor.log(death.name))}",
+              file=sys.stderr)
+    for death in unclean:
+        if death.name not in {d.name for d in dead}:
+            print(f"warning: {death} when it was stopped", file=sys.stderr)
+    return 1 if dead else 0
+
+
+def free_domain() -> int:
+    """A ROS_DOMAIN_ID that nobody on this machine uses: the UDP port of its discovery can be bound."""
+    for offset in range(100):
+        domain = 1 + (os.getpid() + offset) % 100
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * domain))  # the ports that the DDS standard gives to a domain
+                return domain
+            except OSError:
+                continue
+    raise RuntimeError("the ROS domains from 1 to 100 are all in use on this machine; set ROS_DOMAIN_ID")
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return "\n".join(f"    {line}" for line in lines[-LOG_TAIL:]) or "    (empty)"
+
+
+def print_comparison(evaluations: dict) -> None:
+    """The table of before and after."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "frozen VLA", "after practice", title="critical phase, autonomous")
+    for row in report.comparison_rows(evaluations):
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,86 @@
+"""Watches a running graph from outside: episodes, learner, and how well the loops keep time."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.msg import EpisodeState, LearnerStatus
+from rlt_ros.ros import qos
+
+WINDOW = 20  # episodes of the moving success rate
+
+
+@dataclass
+class Picture:
+    """What is known of the graph now."""
+
+    phase: Phase = Phase.IDLE
+    episode: int = 0
+    outcomes: deque = field(default_factory=lambda: deque(maxlen=WINDOW))  # of the newest episodes that count
+    steps: deque = field(default_factory=lambda: deque(maxlen=WINDOW))  # critical ticks of the newest successes
+    ended: list = field(default_factory=list)  # (episode, Outcome, critical ticks or 0) since the watch began
+    updates: int = 0
+    updates_per_s: float = 0.0
+    replay_size: int = 0
+    diagnostics: dict = field(default_factory=dict)  # node -> (message, values), as texts
+
+    @property
+    def success_rate(self) -> float:
+        """Of the newest WINDOW episodes; 0 before the first."""
+        return sum(o == Outcome.SUCCESS for o in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
+
+    def value(self, node: str, key: str, default: float = 0.0) -> float:
+        """A number from a node's diagnostics."""
+        return float(self.diagnostics.get(node, ("", {}))[1].get(key, default))
+
+    @property
+    def person_is_done(self) -> bool:
+        """The simulated person has seen as much as it was told to."""
+        return self.diagnostics.get("operator_node", ("", {}))[1].get("done") == "True"
+
+    def loops(self) -> dict[str, dict[str, float]]:
+        """How well each loop kept time: node -> its period errors [ms] and missed ticks, and the simulator's own counts."""
+        kept = ("ticks", "missed", "late_5ms", "period_error_p50_ms", "period_error_p99_ms", "period_error_p999_ms",
+                "period_error_max_ms", "realtime_factor", "critical_ticks", "ticks_without_fresh_command", "late_references")
+        found = {node: {k: float(v) for k, v in values.items() if k in kept} for node, (_, values) in self.diagnostics.items()}
+        return {node: values for node, values in found.items() if values}
+
+    def problems(self) -> dict[str, str]:
+        """Node -> what its diagnostics say other than that it is active."""
+        return {node: message for node, (message, _) in self.diagnostics.items() if message != "active"}
+
+
+class Watch:
+    """Subscribes on a host node; look at `picture` after spinning."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.picture = Picture()
+        node.create_subscription(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        node.create_subscription(LearnerStatus, "learner/status", self.on_learner, qos.EVENT)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.REPLAY)
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        p = self.picture
+        p.phase, p.episode = Phase(msg.phase), msg.episode
+        if msg.outcome == Outcome.NONE or (p.ended and p.ended[-1][0] >= msg.episode):
+            return
+        steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
+        outcome = Outcome(msg.outcome)
+        p.ended.append((msg.episode, outcome, steps))
+        if outcome != Outcome.ABORTED:
+            p.outcomes.append(outcome)
+        if outcome == Outcome.SUCCESS:
+            p.steps.append(steps)
+
+    def on_learner(self, msg: LearnerStatus) -> None:
+        p = self.picture
+        p.updates, p.updates_per_s, p.replay_size = msg.updates, msg.updates_per_s, msg.replay_size
+
+    def on_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            node = status.name.rsplit("/", 1)[-1]
+            self.picture.diagnostics[node] = (status.message, {v.key: v.value for v in status.values})
