@@ -1,0 +1,99 @@
+import pytest
+
+from rlt_ros.core.episode import EpisodeError, EpisodeMachine, Outcome, Phase
+
+
+def machine(phase=Phase.IDLE):
+    m = EpisodeMachine(timeout_ticks=100, approach_timeout_ticks=50)
+    if phase >= Phase.APPROACH:
+        m.start(10)
+    if phase >= Phase.CRITICAL:
+        m.hand_over(30)
+    if phase >= Phase.ENDED:
+        m.failure(40)
+    return m
+
+
+def test_an_episode_from_start_to_success():
+    m = machine()
+    m.start(10)
+    assert (m.phase, m.episode, m.start_tick, m.critical_tick, m.end_tick) == (Phase.APPROACH, 1, 10, -1, -1)
+    m.hand_over(30)
+    assert (m.phase, m.critical_tick, m.outcome) == (Phase.CRITICAL, 30, Outcome.NONE)
+    m.success(55)
+    assert (m.phase, m.outcome, m.end_tick) == (Phase.ENDED, Outcome.SUCCESS, 55)
+    m.reset(60)
+    assert m.phase is Phase.IDLE
+    m.start(70)
+    assert (m.episode, m.outcome, m.critical_tick, m.end_tick) == (2, Outcome.NONE, -1, -1)
+
+
+def test_outcomes_are_counted_each_for_itself():
+    m = machine()
+    for end in (m.success, m.success, m.failure, m.abort):
+        m.start(0)
+        m.hand_over(1)
+        end(2)
+        m.reset(3)
+    m.start(0)
+    m.step(50)
+    assert m.counters == {Outcome.SUCCESS: 2, Outcome.FAILURE: 1, Outcome.ABORTED: 1, Outcome.TIMEOUT: 1}
+
+
+ALLOWED = {
+    "start": {Phase.IDLE}, "hand_over": {Phase.APPROACH}, "success": {Phase.CRITICAL}, "failure": {Phase.CRITICAL},
+    "abort": {Phase.APPROACH, Phase.CRITICAL},
+}
+
+
+@pytest.mark.parametrize("request_, phase", [(r, p) for r in ALLOWED for p in Phase if p not in ALLOWED[r]])
+def test_a_request_out_of_place_is_refused_and_changes_nothing(request_, phase):
+    m = machine(phase)
+    before = dict(vars(m), counters=dict(m.counters))
+    with pytest.raises(EpisodeError, match=f"phase is {phase.name}, expected"):
+        getattr(m, request_)(99)
+    assert vars(m) == before
+
+
+@pytest.mark.parametrize("request_, phase", [(r, p) for r in ALLOWED for p in ALLOWED[r]])
+def test_a_request_in_its_place_is_carried_out(request_, phase):
+    m = machine(phase)
+    getattr(m, request_)(99)
+    assert m.phase != phase
+
+
+def test_the_refusal_says_what_to_do():
+    with pytest.raises(EpisodeError, match="cannot hand over: phase is IDLE, expected APPROACH; call episode/start first"):
+        machine().hand_over(5)
+
+
+def test_the_critical_phase_times_out_as_time_out_not_failure():
+    m = machine(Phase.CRITICAL)
+    assert m.step(129) is False and m.phase is Phase.CRITICAL
+    assert m.step(130) is True
+    assert (m.phase, m.outcome, m.end_tick) == (Phase.ENDED, Outcome.TIMEOUT, 130)
+    assert m.step(131) is False
+    assert m.counters[Outcome.TIMEOUT] == 1
+
+
+def test_the_approach_times_out():
+    m = machine(Phase.APPROACH)
+    assert m.step(59) is False
+    assert m.step(60) is True and m.outcome is Outcome.TIMEOUT and m.critical_tick == -1
+
+
+@pytest.mark.parametrize("phase", [Phase.IDLE, Phase.ENDED])
+def test_nothing_times_out_outside_an_episode(phase):
+    assert machine(phase).step(10**9) is False
+
+
+@pytest.mark.parametrize("phase, aborted", [(Phase.IDLE, 0), (Phase.APPROACH, 1), (Phase.CRITICAL, 1), (Phase.ENDED, 0)])
+def test_reset_leads_to_idle_from_anywhere_and_aborts_what_ran(phase, aborted):
+    m = machine(phase)
+    m.reset(99)
+    assert m.phase is Phase.IDLE and m.counters[Outcome.ABORTED] == aborted
+
+
+def test_a_time_out_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="approach_timeout_ticks: got 0"):
+        EpisodeMachine(100, 0)
