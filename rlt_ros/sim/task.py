@@ -33,11 +33,11 @@ class StateKey:
 
 
 @dataclass(frozen=True)
-class HandOver:
-    """The critical phase begins when ``info[key]`` is above ``above`` (or at once, when ``key`` is empty)."""
+class Rule:
+    """Holds when ``info[key]`` is above ``above``; 0.5 makes it a question of true or false. ``key`` empty: no rule."""
 
     key: str = ""
-    above: float = 0.0
+    above: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Task:
     vla_state: tuple[str, ...]
     action_names: tuple[str, ...]
     action_scale: tuple[float, ...]
-    hand_over: HandOver
-    success: str
-    failure: str
+    hand_over: Rule
+    success: Rule
+    failure: Rule
     critical_timeout: float
     approach_timeout: float
     limits: dict = field(default_factory=dict)
@@ -125,10 +125,10 @@ def load_task(name: str | Path) -> Task:
 
 _KEYS = {
     "name": str, "instruction": str, "environment": dict, "rate": float, "cameras": dict, "state": list, "vla_state": list,
-    "action": dict, "hand_over": dict, "success": str, "failure": str, "critical_timeout": float, "approach_timeout": float,
+    "action": dict, "hand_over": dict, "success": dict, "failure": dict, "critical_timeout": float, "approach_timeout": float,
     "limits": dict, "demonstrator": str,
 }  # fmt: skip
-_OPTIONAL = {"hand_over": {}, "failure": "", "vla_state": None, "limits": {}, "demonstrator": ""}
+_OPTIONAL = {"hand_over": {}, "failure": {}, "vla_state": None, "limits": {}, "demonstrator": ""}
 
 
 def _take(path: Path, where: str, raw: dict, keys: dict[str, type], optional: dict) -> dict:
@@ -163,7 +163,10 @@ def _task(path: Path, raw: dict) -> Task:
     top = _take(path, "", raw, _KEYS, _OPTIONAL)
     env = _take(path, "environment.", top["environment"], {"id": str, "arguments": dict}, {"arguments": {}})
     action = _take(path, "action.", top["action"], {"names": list, "scale": list}, {"names": None})
-    hand_over = _take(path, "hand_over.", top["hand_over"], {"key": str, "above": float}, {"key": "", "above": 0.0})
+    rules = {
+        name: Rule(**_take(path, f"{name}.", top[name], {"key": str, "above": float}, {"key": "", "above": 0.5}))
+        for name in ("hand_over", "success", "failure")
+    }
     scale = _numbers(path, "action.scale", action["scale"])
     names = tuple(action["names"] or [f"a{i}" for i in range(len(scale))])
     if len(names) != len(scale):
@@ -193,30 +196,28 @@ def _task(path: Path, raw: dict) -> Task:
     return Task(
         name=top["name"], instruction=top["instruction"], environment=env["id"], arguments=env["arguments"], rate=top["rate"],
         cameras=dict(top["cameras"]), state=tuple(state), vla_state=vla_state, action_names=names, action_scale=scale,
-        hand_over=HandOver(hand_over["key"], hand_over["above"]), success=top["success"], failure=top["failure"],
+        **rules,
         critical_timeout=top["critical_timeout"], approach_timeout=top["approach_timeout"], limits=top["limits"],
         demonstrator=top["demonstrator"],
     )  # fmt: skip
 
 
 def make_environment(task: Task) -> gym.Env:
-    """The task's Gymnasium environment, by ``module:Class`` or by registered id (``package/Name-v0`` or ``module:Name-v0``)."""
-    import gymnasium as gym  # here, because every node of a robot reads task files and has no need of it
+    """The task's Gymnasium environment: ``module:Class``, or an id that Gymnasium knows; ``module:Name-v0`` imports the module first.
 
-    if ":" in task.environment and "-v" not in task.environment:
-        module, name = task.environment.split(":")
-        return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
-    if "/" in task.environment or task.environment in gym.registry:
-        return gym.make(task.environment, render_mode="rgb_array", **task.arguments)
-    for package in ("gymnasium_robotics",):  # packages that register only when they are imported
-        try:
-            gym.register_envs(importlib.import_module(package))
-        except ImportError:
-            pass
+    Time limits of the environment's own do not apply (the task's do). TaskError names an environment that cannot be made.
+    """
+    import gymnasium as gym  # here: the nodes of a robot load task files and have no use for a simulator
+
+    module, _, name = task.environment.rpartition(":")
     try:
-        return gym.make(task.environment, render_mode="rgb_array", **task.arguments)
-    except gym.error.Error as error:
-        raise TaskError(f"task {task.name!r}: environment.id {task.environment!r}: {error}; install the package that has it") from error
+        if module and hasattr(importlib.import_module(module), name):
+            return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
+        return gym.make(task.environment, render_mode="rgb_array", disable_env_checker=True, max_episode_steps=-1, **task.arguments)
+    except (ImportError, gym.error.Error) as error:
+        raise TaskError(
+            f"task {task.name!r}: environment.id {task.environment!r}: {error}; install the package that has it"
+        ) from error
 
 
 class TaskEnv:
@@ -236,11 +237,13 @@ class TaskEnv:
 
     def reset(self, seed: int | None = None) -> None:
         self._observation, self._info = self.env.reset(seed=seed)
+        self._stepped = False  # many environments say nothing in info before the first step
         self._flat()  # complain at once about keys that do not exist
 
     def step(self, action: np.ndarray) -> None:
         action = np.clip(np.asarray(action, np.float32), -1, 1) * self._scale
         self._observation, _, _, _, self._info = self.env.step(action)
+        self._stepped = True
 
     def proprio(self) -> np.ndarray:
         """float32 [P]."""
@@ -261,14 +264,13 @@ class TaskEnv:
 
     def critical(self) -> bool:
         """Whether a person would hand over now, by the task's rule."""
-        rule = self.task.hand_over
-        return not rule.key or float(self._value(rule.key)) > rule.above
+        return not self.task.hand_over.key or self._holds(self.task.hand_over)
 
     def success(self) -> bool:
-        return bool(self._value(self.task.success))
+        return self._stepped and self._holds(self.task.success)
 
     def failure(self) -> bool:
-        return bool(self.task.failure and self._value(self.task.failure))
+        return self._stepped and bool(self.task.failure.key) and self._holds(self.task.failure)
 
     def truth(self) -> dict[str, float]:
         """What only the simulated person may see: lateral_error, depth (m) and yaw_error (rad), NaN where unknown."""
@@ -284,10 +286,11 @@ class TaskEnv:
     def close(self) -> None:
         self.env.close()
 
-    def _value(self, key: str):
-        if key in self._info:
-            return self._info[key]
-        raise TaskError(f"task {self.task.name!r}: info has no key {key!r}; it has: {', '.join(sorted(self._info))}")
+    def _holds(self, rule: Rule) -> bool:
+        if rule.key not in self._info:
+            there = ", ".join(sorted(self._info)) or "none"
+            raise TaskError(f"task {self.task.name!r}: info has no key {rule.key!r}; it has: {there}")
+        return float(self._info[rule.key]) > rule.above
 
     def _flat(self) -> np.ndarray:
         observation = self._observation if isinstance(self._observation, dict) else {"observation": self._observation}
