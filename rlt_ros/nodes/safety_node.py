@@ -35,8 +35,7 @@ class SafetyNode(RltNode):
 
     def on_configure_(self) -> None:
         task = load_task(self.params.task)
-        force = [k.key for k in task.state].index("wrench")
-        layout = {"force_index": sum(k.size for k in task.state[:force])}
+        layout = {"force_index": task.wrench_index}
         self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
         self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
         self.action_scale = np.asarray(task.action_scale, np.float32)

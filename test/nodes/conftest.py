@@ -1,0 +1,134 @@
+"""Real nodes over DDS: started in process, spoken to by a peer."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from rlt_ros.core.chunks import Chunk, ControlClock, Source
+from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import chunk_to_msg, proprio_to_msg
+
+CLOCK = ControlClock(50.0)
+PROPRIO = np.array([0.45, 0.0, 0.08, 0.0] + 10 * [0.0], np.float32)  # inside the Ethernet task's workspace, no force
+
+
+class Peer:
+    """The other side of a node's topics."""
+
+    def __init__(self, graph, node: Node) -> None:  # noqa: ANN001
+        self.graph, self.node, self.clock = graph, node, CLOCK
+
+    def hear(self, msg_type: type, topic: str, profile=qos.REPLAY) -> list:  # noqa: ANN001
+        """All messages on `topic`, as a list that grows."""
+        heard: list = []
+        self.node.create_subscription(msg_type, topic, heard.append, profile)
+        return heard
+
+    def say(self, msg_type: type, topic: str, profile) -> Callable:  # noqa: ANN001
+        """A function that publishes on `topic`; somebody listens already when this returns."""
+        publisher = self.node.create_publisher(msg_type, topic, profile)
+        self.graph.spin_until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
+        return publisher.publish
+
+    def call(self, srv_type: type, name: str):  # noqa: ANN201
+        """The answer of a service."""
+        client = self.node.create_client(srv_type, name)
+        self.graph.spin_until(client.service_is_ready, f"service {name}")
+        future = client.call_async(srv_type.Request())
+        self.graph.spin_until(future.done, f"the answer of {name}")
+        return future.result()
+
+    def tick(self) -> int:
+        """The present control tick."""
+        return self.clock.tick(time.time_ns())
+
+    # Messages that several nodes listen to.
+
+    def proprio(self, tick: int, values: np.ndarray = PROPRIO) -> Proprio:
+        return proprio_to_msg(values, self.clock, self.clock.stamp_ns(tick))
+
+    def chunk(self, tick: int, action: list[float], steps: int = 1, source: Source = Source.VLA, **fields) -> ActionChunk:
+        """The same action `steps` times from `tick` on."""
+        actions = np.tile(np.array(action, np.float32), (steps, 1))
+        return chunk_to_msg(Chunk(tick, actions, fields.pop("observation_tick", tick), source, **fields), self.clock)
+
+    def episode(self, phase: Phase, start_tick: int = -1, critical_tick: int = -1, end_tick: int = -1,
+                outcome: Outcome = Outcome.NONE, episode: int = 1) -> EpisodeState:
+        return EpisodeState(episode=episode, phase=int(phase), outcome=int(outcome), start_tick=start_tick,
+                            critical_tick=critical_tick, end_tick=end_tick)
+
+
+@pytest.fixture
+def peer(graph) -> Peer:  # noqa: ANN001
+    return Peer(graph, graph.add(Node("peer")))
+
+
+@pytest.fixture
+def make(graph) -> Callable:  # noqa: ANN001
+    """Make and configure a node of rlt_ros.nodes; what configure says stands in `configure_error`."""
+
+    def made(node_class: type, **parameters: object):  # noqa: ANN202
+        name = re.sub(r"(?<!^)([A-Z])", r"_\1", node_class.__name__).lower()
+        overrides = [Parameter(key.replace("__", "."), value=value) for key, value in parameters.items()]
+        node = graph.add(node_class(name, parameter_overrides=overrides))
+        node.trigger_configure()
+        return node
+
+    return made
+
+
+@pytest.fixture
+def start(make: Callable) -> Callable:
+    """The same, active."""
+
+    def started(node_class: type, **parameters: object):  # noqa: ANN202
+        node = make(node_class, **parameters)
+        assert node.configure_error == ""
+        node.trigger_activate()
+        assert node.configure_error == ""
+        return node
+
+    return started
+
+
+@pytest.fixture
+def stop(graph) -> Callable:  # noqa: ANN001
+    """End a node as its process's end would."""
+
+    def stopped(node) -> None:  # noqa: ANN001
+        node.close()
+        graph.executor.remove_node(node)
+        graph.nodes.remove(node)
+        node.destroy_node()
+
+    return stopped
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A VLA checkpoint of the real classes that nobody trained; its reference goes down at -0.4 of full speed."""
+    from transformers import PI0ForConditionalGeneration
+
+    from rlt_ros.core.rl_token import RLToken, TokenConfig
+    from rlt_ros.sim.task import load_task
+    from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
+
+    task, folder = load_task("ethernet"), tmp_path_factory.mktemp("checkpoint")
+    words = ["<pad>", "<bos>", *sorted(set(task.instruction.lower().split())), "<image>"]
+    index = task.vla_state_index
+    io = Pi0Io(
+        cameras=list(task.cameras), instruction=task.instruction, proprio_dim=task.proprio_dim, state_index=index,
+        state_mean=[0.0] * len(index), state_std=[1.0] * len(index), action_mean=[0.0, 0.0, -0.4, 0.0],
+        action_std=[0.02] * task.action_dim, vocabulary=words)
+    policy = Pi0(PI0ForConditionalGeneration(small_config(len(words), task.action_dim, len(index))), io)
+    policy.save(folder)
+    RLToken(TokenConfig(embedding_dim=policy.embedding_dim, tokens=policy.image_tokens)).save(folder)
+    yield folder
