@@ -1,0 +1,198 @@
+"""Who drives at each tick."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlt_ros.core.chunks import Source
+from rlt_ros.core.episode import Phase
+from rlt_ros.core.networks import Actor, Dims
+from rlt_ros.core.observations import TokenFrame
+from rlt_ros.core.weights import pack
+from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
+from rlt_ros.nodes.actor_node import ActorNode
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import packed, state_to_msg
+
+DIMS = Dims(token=6, rl_proprio=28, action=4, chunk=10)
+DOWN = [0.0, 0.0, -0.4, 0.0]
+ACTED = 0.25  # what the test's policy puts out everywhere
+HUMAN = [0.7, 0.0, 0.0, 0.0]
+
+
+def weights(version: int) -> PolicyWeights:
+    """A policy that always acts ACTED."""
+    actor = Actor(DIMS, hidden=(8,))
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.zero_()
+        actor.mlp[-1].bias.fill_(float(np.arctanh(ACTED)))
+    data, sha256 = pack(actor, version)
+    return PolicyWeights(version=version, sha256=sha256, data=packed(np.frombuffer(data, np.uint8), "B"))
+
+
+class Driven:
+    """An actor node and everything that speaks to it; `drive()` sends what a tick brings."""
+
+    def __init__(self, node, peer) -> None:
+        self.node, self.peer = node, peer
+        self.candidates = peer.hear(ActionChunk, "command/candidate")
+        self.planned = peer.hear(ActionChunk, "actor/chunk")
+        self.episode = peer.say(EpisodeState, "episode/state", qos.STATE)
+        self.proprio = peer.say(Proprio, "proprio", qos.SENSOR)
+        self.reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
+        self.state = peer.say(RLState, "vla/rl_state", qos.EVENT)
+        self.human = peer.say(ActionChunk, "human/command", qos.COMMAND)
+        self.weights = peer.say(PolicyWeights, "learner/weights", qos.STATE)
+        self.began, self.sent = peer.tick(), 0
+
+    def drive(self, phase: Phase, with_proprio: bool = True) -> None:
+        tick = self.peer.tick()
+        if tick == self.sent:
+            return
+        self.sent = tick
+        self.episode(self.peer.episode(phase, start_tick=self.began))
+        if with_proprio:
+            self.proprio(self.peer.proprio(tick))
+        self.reference(self.peer.chunk(tick, DOWN, 50))
+        self.state(state_to_msg(TokenFrame(tick, np.ones(6), np.zeros(14)), self.peer.clock))
+
+    def source(self) -> int:
+        return self.candidates[-1].source if self.candidates else -1
+
+    def until(self, graph, phase: Phase, condition, what: str, **kwargs) -> None:
+        graph.spin_until(lambda: (self.drive(phase, **kwargs), condition())[1], what)
+
+
+@pytest.fixture
+def driven(start, peer):
+    # A busy machine may not send proprioception for a while; that it is required has its own test.
+    return Driven(start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0), peer)
+
+
+def test_idle_holds_and_the_approach_executes_the_reference(graph, driven):
+    driven.until(graph, Phase.IDLE, lambda: len(driven.candidates) > 5, "candidates")
+    assert driven.source() == Source.HOLD
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
+    np.testing.assert_allclose(driven.candidates[-1].actions[:4], DOWN, atol=1e-6)
+
+
+def test_without_proprioception_the_robot_is_held(graph, driven):
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
+    silent = {"with_proprio": False}
+    driven.until(graph, Phase.APPROACH, lambda: driven.node.hold_reason == "no proprioception", "the reason", **silent)
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.HOLD, "the hold", **silent)
+
+
+def test_late_reference_is_sliced_not_replayed(graph, driven, peer):
+    """A reference whose actions count up from its own tick: what is executed belongs to the present tick."""
+    began = driven.began
+
+    def send(phase: Phase) -> bool:
+        tick = peer.tick()
+        if tick != driven.sent:
+            driven.sent = tick
+            driven.episode(peer.episode(phase, start_tick=began))
+            driven.proprio(peer.proprio(tick))
+            if tick % 10 == 0:
+                late = peer.chunk(tick - 8, DOWN, 50)
+                late.actions = packed(np.repeat(np.arange(50, dtype=np.float32) / 100, 4))
+                driven.reference(late)
+        return bool(driven.planned)
+
+    driven.began = began = peer.tick() - 10
+    graph.spin_until(lambda: send(Phase.APPROACH), "a plan")
+    for plan in driven.planned:
+        assert plan.actions[0] == pytest.approx((plan.tick - plan.observation_tick) / 100)
+        assert plan.tick - plan.observation_tick >= 8
+
+
+def test_actor_acts_in_the_critical_phase_once_there_are_weights(graph, driven):
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.VLA, "the warm-up reference")
+    driven.weights(weights(3))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+    np.testing.assert_allclose(driven.candidates[-1].actions, ACTED, atol=1e-5)
+    assert driven.candidates[-1].policy_version == 3
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference outside the critical phase")
+
+
+def test_weights_are_swapped_at_a_chunk_boundary(graph, driven):
+    driven.weights(weights(1))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+    driven.weights(weights(2))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.candidates[-1].policy_version == 2, "the new weights")
+    first = next(msg for msg in driven.candidates if msg.policy_version == 2)
+    driven.until(graph, Phase.CRITICAL, lambda: driven.planned[-1].tick >= first.tick, "the chunk")
+    assert first.tick in [plan.tick for plan in driven.planned if plan.policy_version == 2]
+
+
+@pytest.mark.parametrize("spoil", ["checksum", "bytes", "old version", "another size"])
+def test_bad_weights_are_counted_and_the_policy_in_use_stays(graph, driven, spoil):
+    driven.weights(weights(5))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+    bad = weights(4 if spoil == "old version" else 6)
+    if spoil == "checksum":
+        bad.sha256 = "0" * 64
+    elif spoil == "bytes":
+        bad.data[-1] ^= 1
+    elif spoil == "another size":
+        data, bad.sha256 = pack(Actor(Dims(token=7, rl_proprio=28, action=4, chunk=10), hidden=(8,)), 6)
+        bad.data = packed(np.frombuffer(data, np.uint8), "B")
+    driven.weights(bad)
+    driven.until(graph, Phase.CRITICAL, lambda: driven.node.rejected["learner/weights"] == 1, "the rejection")
+    count = len(driven.planned)
+    driven.until(graph, Phase.CRITICAL, lambda: len(driven.planned) > count + 1, "chunks more")
+    assert {plan.policy_version for plan in driven.planned[count:]} == {5}
+
+
+def test_human_overrides_the_actor_and_gives_back_on_release(graph, driven, peer):
+    driven.weights(weights(1))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+
+    def steered() -> bool:
+        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
+        return driven.source() == Source.HUMAN
+
+    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    np.testing.assert_allclose(driven.candidates[-1].actions[:4], HUMAN)
+    driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
+
+
+def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.VLA, "the warm-up")
+
+    def steered() -> bool:
+        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
+        return driven.source() == Source.HUMAN
+
+    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.HOLD, "the hold")
+    assert "human command lost" in driven.node.hold_reason
+
+
+def test_candidate_carries_a_lookahead_within_its_chunk(graph, driven):
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
+    driven.until(graph, Phase.APPROACH, lambda: len(driven.planned) > 3, "chunks")
+    plans = {tick: plan for plan in driven.planned for tick in range(plan.tick, plan.tick + plan.steps)}  # the newest of each
+    moving = [msg for msg in driven.candidates if msg.source == Source.VLA and msg.tick in plans]
+    assert max(msg.steps for msg in moving) == 3
+    for msg in moving:
+        assert msg.steps <= 3 and msg.tick + msg.steps <= plans[msg.tick].tick + 10
+
+
+def test_messages_of_the_wrong_size_are_dropped(graph, driven, peer):
+    say = driven.proprio
+
+    def dropped() -> bool:
+        say(peer.proprio(peer.tick(), np.zeros(3, np.float32)))
+        return driven.node.rejected["proprio"] > 0
+
+    graph.spin_until(dropped, "the drop")
+    bad = peer.chunk(peer.tick(), [0.0, 0.0], 50)
+
+    def refused() -> bool:
+        driven.reference(bad)
+        return driven.node.rejected["vla/reference"] > 0
+
+    graph.spin_until(refused, "the drop")

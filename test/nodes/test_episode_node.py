@@ -1,0 +1,60 @@
+"""The state machine behind services."""
+
+import pytest
+from std_srvs.srv import Trigger
+
+from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.data.episodes import EpisodeRecord, append_episode
+from rlt_ros.msg import EpisodeState
+from rlt_ros.nodes.episode_node import EpisodeNode
+from rlt_ros.ros import qos
+
+
+@pytest.fixture
+def call(peer):
+    return lambda name: peer.call(Trigger, f"episode/{name}")
+
+
+def test_episode_goes_from_start_to_success(graph, start, peer, call):
+    start(EpisodeNode)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    before = peer.tick()
+    assert call("start").message == "episode 1: APPROACH"
+    assert call("hand_over").success
+    assert call("success").success
+    graph.spin_until(lambda: states[-1].phase == Phase.ENDED, "the end")
+    end = states[-1]
+    assert (end.episode, end.outcome, end.successes) == (1, Outcome.SUCCESS, 1)
+    assert before <= end.start_tick <= end.critical_tick <= end.end_tick <= peer.tick()
+
+
+def test_request_out_of_turn_is_refused_with_what_to_do(start, call):
+    start(EpisodeNode)
+    answer = call("hand_over")
+    assert not answer.success
+    assert "phase is IDLE, expected APPROACH" in answer.message and "call episode/start first" in answer.message
+
+
+def test_time_out_of_the_critical_phase_is_no_failure(graph, start, peer, call):
+    start(EpisodeNode, critical_timeout_s=0.1)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    call("start")
+    call("hand_over")
+    graph.spin_until(lambda: bool(states) and states[-1].phase == Phase.ENDED, "the time-out")
+    assert (states[-1].outcome, states[-1].failures, states[-1].timeouts) == (Outcome.TIMEOUT, 0, 1)
+    assert states[-1].end_tick - states[-1].critical_tick == 5
+
+
+def test_state_is_latched_for_who_comes_late(graph, start, peer, call):
+    start(EpisodeNode)
+    call("start")
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    graph.spin_until(lambda: bool(states), "the latched state")
+    assert states[0].phase == Phase.APPROACH
+
+
+def test_resumed_session_goes_on_counting(start, call, tmp_path):
+    append_episode(tmp_path, EpisodeRecord(index=7, outcome="success", critical_steps=5, total_steps=9, interventions=0,
+                                           policy_version=0))
+    start(EpisodeNode, session=str(tmp_path))
+    assert call("start").message == "episode 8: APPROACH"
