@@ -140,9 +140,6 @@ class Critic(nn.Module):
             bound = 1.0 / math.sqrt(fan_in)  # as nn.Linear
             self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
-        norms = self.hidden if layer_norm else ()
-        self.gains = nn.ParameterList(nn.Parameter(torch.ones(members, 1, width)) for width in norms)
-        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, width)) for width in norms)
 
     @property
     def architecture(self) -> dict:
@@ -165,6 +162,6 @@ class Critic(nn.Module):
             x = torch.baddbmm(of_members(bias), x, of_members(weight))  # [N, B, width]
             if i < last:
                 if self.layer_norm:
-                    x = F.layer_norm(x, x.shape[-1:]) * of_members(self.gains[i]) + of_members(self.shifts[i])
+                    x = F.layer_norm(x, x.shape[-1:])  # without gains: they double its cost, the next layer has its own
                 x = F.relu(x)
         return x.squeeze(-1)
