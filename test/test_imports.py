@@ -15,10 +15,6 @@ FORBIDDEN = {
     "ros": {"nodes", "cli", "panel", "sim", "vla"},
     "nodes": {"cli", "panel"},
 }
-# Exceptions, each with its reason: (importing file, imported prefix).
-ALLOWED = {
-    ("vla/train.py", "rlt_ros.sim"),  # trains the shipped VLA on pictures that it renders itself
-}
 ROS_FREE = ("core", "vla", "data", "sim")
 ROS = {"rclpy", "rosidl_runtime_py", "ament_index_python", "launch", "launch_ros"}
 
@@ -45,8 +41,7 @@ def is_ros(name: str) -> bool:
 def test_part_imports_only_what_it_may(part: str) -> None:
     wrong = [f"{path.relative_to(PACKAGE)} imports {name}" for path in (PACKAGE / part).rglob("*.py")
              for name in imports(path)
-             if name.startswith("rlt_ros.") and name.split(".")[1] in FORBIDDEN[part]
-             and (path.relative_to(PACKAGE).as_posix(), ".".join(name.split(".")[:2])) not in ALLOWED]
+             if name.startswith("rlt_ros.") and name.split(".")[1] in FORBIDDEN[part]]
     assert wrong == []
 
 

@@ -1,18 +1,16 @@
-"""``rlt demos record``: demonstrations by the task's scripted demonstrator."""
+"""Record demonstrations by the task's scripted demonstrator, or say what is in a folder of them.
+
+examples:
+  rlt demos record --task ethernet --episodes 400
+  rlt demos inspect --task ethernet
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-EXAMPLES = """examples:
-  rlt demos record --task ethernet --episodes 400
-  rlt demos inspect --task ethernet
-"""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=("record", "inspect"), help="record new ones, or say what is in a folder")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
@@ -33,9 +31,11 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "record":
         from rich.progress import Progress
 
+        from rlt_ros.sim.record import record
+
         with Progress() as bar:
             row = bar.add_task("demonstrations", total=args.episodes)
-            demos.record(task, folder, args.episodes, args.seed, args.processes, lambda n: bar.update(row, completed=n))
+            record(task, folder, args.episodes, args.seed, args.processes, lambda n: bar.update(row, completed=n))
     episodes = list(track(demos.load(folder), "reading", transient=True))
     steps = np.array([len(e["action"]) for e in episodes if e["success"]])
     critical = np.array([len(e["action"]) - e["critical_tick"] for e in episodes if e["success"]])

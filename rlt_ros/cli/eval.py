@@ -1,4 +1,10 @@
-"""``rlt eval``: how good is the base policy, the demonstrator or a practised session?"""
+"""Measure how often and how fast the base policy, the demonstrator or a practised session succeeds.
+
+examples:
+  rlt eval --task ethernet --policy base --episodes 50 --seed 0 --json base.json
+  rlt eval --task ethernet --policy sessions/first --episodes 50
+  rlt eval --task ethernet --policy demonstrator
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-EXAMPLES = """examples:
-  rlt eval --task ethernet --policy base --episodes 50 --seed 0 --json base.json
-  rlt eval --task ethernet --policy sessions/first --episodes 50
-  rlt eval --task ethernet --policy demonstrator
-"""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--policy", default="base", help="base, demonstrator, or a session folder (default: base)")
     parser.add_argument("--episodes", type=int, default=50, help="default: 50")

@@ -1,4 +1,10 @@
-"""``rlt train vla|token``: train the small π0 that ships with the package, and the RL token over a frozen VLA."""
+"""Train the small π0 that ships with the package, or the RL token over a frozen VLA.
+
+examples:
+  rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
+  rlt train vla --task ethernet                       # then the VLA (26 minutes on two cores)
+  rlt train token --task ethernet                     # and the RL token over it (10 minutes)
+"""
 
 from __future__ import annotations
 
@@ -6,15 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-EXAMPLES = """examples:
-  rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
-  rlt train vla --task ethernet                       # then the VLA (26 minutes on two cores)
-  rlt train token --task ethernet                     # and the RL token over it (10 minutes)
-"""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     parser.add_argument("what", choices=("vla", "token"), help="the VLA, or the RL token over it")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
@@ -30,10 +28,13 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from rlt_ros.core.memory import keep_freed_memory
+    from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
     from rlt_ros.vla.frozen import CHECKPOINTS
 
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
                 row, completed=done, total=total, values=" ".join(f"{k} {v:.4g}" for k, v in values.items())
             )
 
-        scenes = train.grounding_scenes(folder / "scenes.npz", args.scenes, progress=stage("scenes"))
+        scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=stage("scenes"))
         if args.what == "vla":
             minutes = tuple(args.minutes or (12.0, 14.0))
             train.train_vla(task, folder, out, scenes, minutes, seed=args.seed, progress=stage("vla"))

@@ -1,7 +1,6 @@
 """The learner: replay, TD3, the update-to-data ratio and checkpoints that resume exactly."""
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
 import math
@@ -12,6 +11,7 @@ from typing import Sequence
 
 import torch
 
+from rlt_ros.core.memory import keep_freed_memory
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.replay import ReplayBuffer, Transition
 from rlt_ros.core.td3 import TD3, TD3Config
@@ -24,16 +24,6 @@ RESUME_VERSION_GAP = 1_000_000
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the text names the file and what is wrong with it."""
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse freed activations: handing each back to the system and faulting it in again cost 15 % of an update."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 26)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 1 << 28)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        pass  # another C library: slower, not wrong
 
 
 def _read(path: Path) -> dict:
@@ -70,7 +60,7 @@ class Learner:
         session_dir: str | Path | None = None,
         proprio_scale: Sequence[float] | None = None,
     ):
-        _keep_freed_memory()
+        keep_freed_memory()
         self.config = config
         self.dims = dims
         self.checkpoint_path = None if session_dir is None else Path(session_dir) / "checkpoints" / "learner.ckpt"

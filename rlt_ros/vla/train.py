@@ -8,10 +8,10 @@ proprioception. The simulator's state is a label of the first stage; no trained 
 from __future__ import annotations
 
 import math
-import multiprocessing as mp
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,41 +20,15 @@ from transformers import PI0ForConditionalGeneration
 
 from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.data import demos
-from rlt_ros.sim.task import Task
 from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
+
+if TYPE_CHECKING:
+    from rlt_ros.sim.task import Task
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
 
-# --- grounding scenes ------------------------------------------------------------------------------------------------
-
-
-def _scenes(arguments: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    from rlt_ros.sim.ethernet import EthernetInsertion, scene
-
-    seed, count = arguments
-    env, rng = EthernetInsertion(), np.random.default_rng([seed, 7])
-    made = [scene(env, rng) for _ in range(count)]
-    env.close()
-    return np.stack([m[0] for m in made]), np.stack([m[1] for m in made])
-
-
-def grounding_scenes(path: Path, count: int, seed: int = 0, processes: int = 2, progress: Progress | None = None):
-    """``count`` pictures of plug and jack with labels, made once and kept in ``path`` (.npz): images, offsets."""
-    if path.exists():
-        with np.load(path) as file:
-            return file["images"], file["offsets"]
-    jobs = [(seed * 100_000 + i, min(250, count - i)) for i in range(0, count, 250)]
-    images, offsets = [], []
-    with mp.get_context("spawn").Pool(processes) as pool:
-        for some_images, some_offsets in pool.imap(_scenes, jobs):
-            images.append(some_images)
-            offsets.append(some_offsets)
-            if progress:
-                progress(250 * len(images), count, {})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=np.concatenate(images), offsets=np.concatenate(offsets))
-    return np.concatenate(images), np.concatenate(offsets)
+# --- grounding -------------------------------------------------------------------------------------------------------
 
 
 class GroundingHead(nn.Module):
