@@ -18,6 +18,8 @@ from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import TaskEnv, load_task
 
 BASE = "base_link"
+# Never closed nor collected: their OpenGL contexts belong to tick threads that have ended; the end of the process frees them.
+_ENVIRONMENTS: list[TaskEnv] = []
 
 
 class SimNode(RltNode):
@@ -39,8 +41,8 @@ class SimNode(RltNode):
     def on_configure_(self) -> None:
         p = self.params
         self.task = load_task(p.task)
-        # Never closed: its OpenGL context belongs to the thread of the ticks; the end of the process frees it.
         self.env = TaskEnv(self.task, p.seed)
+        _ENVIRONMENTS.append(self.env)
         self.scene = p.seed
         self.newest: Chunk | None = None
         self.critical = False

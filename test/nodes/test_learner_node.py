@@ -1,0 +1,136 @@
+"""The learner over its topics."""
+
+import numpy as np
+import pytest
+from std_msgs.msg import UInt64
+
+from rlt_ros.core.replay import Transition
+from rlt_ros.core.weights import unpack
+from rlt_ros.msg import LearnerStatus, PolicyWeights
+from rlt_ros.msg import Transition as TransitionMsg
+from rlt_ros.nodes.learner_node import LearnerNode
+from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import transition_to_msg
+
+QUICK = {"td3__hidden": [8, 8], "td3__batch_size": 8, "td3__min_buffer": 8, "td3__warm_transitions": 12,
+         "td3__warm_updates": 10, "td3__utd": 1.0, "publish_hz": 20.0}
+
+
+def transition(sequence: int, token_dim: int = 6) -> Transition:
+    random = np.random.default_rng(sequence)
+    chunk = lambda: random.uniform(-1, 1, (10, 4)).astype(np.float32)  # noqa: E731
+    return Transition(
+        sequence=sequence, episode=1, tick=2 * sequence, token=random.normal(size=token_dim).astype(np.float32),
+        proprio=random.normal(size=28).astype(np.float32), reference=chunk(), action=chunk(),
+        rewards=np.zeros(10, np.float32), steps=10, next_token=random.normal(size=token_dim).astype(np.float32),
+        next_proprio=random.normal(size=28).astype(np.float32), next_reference=chunk(), terminated=False, truncated=False,
+        sources=np.ones(10, np.uint8), token_age_ticks=5, policy_version=0)
+
+
+class Replay:
+    """In the place of the replay node."""
+
+    def __init__(self, graph, peer) -> None:
+        self.graph, self.peer = graph, peer
+        self.weights = peer.hear(PolicyWeights, "learner/weights", qos.STATE)
+        self.status = peer.hear(LearnerStatus, "learner/status", qos.EVENT)
+        self.requests = peer.hear(UInt64, "replay/request", qos.EVENT)
+        self.say = peer.say(TransitionMsg, "replay", qos.REPLAY)
+
+    def send(self, *sequences: int, **kwargs) -> None:
+        for sequence in sequences:
+            self.say(transition_to_msg(transition(sequence, **kwargs), "test", self.peer.clock))
+
+
+@pytest.fixture
+def replay(graph, peer):
+    return lambda: Replay(graph, peer)
+
+
+def test_learner_trains_at_its_ratio_and_publishes_when_warm(graph, start, replay):
+    node = start(LearnerNode, **QUICK)
+    r = replay()
+    r.send(*range(11))
+    graph.spin_until(lambda: node.learner is not None and node.learner.updates == 11, "eleven updates")
+    assert not r.weights
+    r.send(*range(11, 30))
+    graph.spin_until(lambda: bool(r.weights) and node.learner.updates == 30, "weights")
+    graph.spin_until(lambda: r.weights[-1].updates == 30, "the last weights")
+    msg = r.weights[-1]
+    actor = unpack(bytes(msg.data), msg.sha256, msg.version, 0, None)
+    assert actor.dims.token == 6
+    graph.spin_until(lambda: bool(r.status) and r.status[-1].warm and r.status[-1].replay_size == 30, "the status")
+    assert r.status[-1].updates == 30
+
+
+def test_duplicates_are_ignored_and_gaps_asked_for(graph, start, replay):
+    node = start(LearnerNode, **QUICK)
+    r = replay()
+    r.send(0, 1, 2, 2, 1)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 3, "three transitions")
+    asked = len(r.requests)
+    r.send(6)
+
+    def requested() -> bool:
+        r.send(6)
+        return any(msg.data == 3 for msg in r.requests[asked:])
+
+    graph.spin_until(requested, "the request")
+    r.send(3, 4, 5, 6)
+    graph.spin_until(lambda: node.learner.next_sequence == 7, "all of them")
+    assert node.learner.transitions == 7
+
+
+def test_new_learner_asks_for_everything(graph, start, replay):
+    start(LearnerNode, **QUICK)
+    r = replay()
+    graph.spin_until(lambda: bool(r.requests), "the request")
+    assert r.requests[0].data == 0
+
+
+def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothing_twice(graph, start, stop, replay, tmp_path):
+    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+    r = replay()
+    r.send(*range(20))
+    graph.spin_until(lambda: bool(r.weights) and r.weights[-1].updates == 20, "weights")
+    version = r.weights[-1].version
+    stop(node)
+    assert any((tmp_path / "metrics").glob("events.*"))
+
+    r.weights.clear()
+    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+    assert node.learner.updates == 20
+    graph.spin_until(lambda: bool(r.weights), "the resumed weights")
+    assert r.weights[-1].version > version
+    graph.spin_until(lambda: node.count_publishers("replay") > 0 and r.peer.node.count_subscribers("replay") > 0, "the connection")
+
+    def again() -> bool:
+        r.send(*range(20))
+        return node.learner.next_sequence == 20
+
+    graph.spin_until(again, "the journal again")
+    assert (node.learner.updates, node.learner.due()) == (20, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"rlt-learner-1\n" + bytes(64)])
+def test_unreadable_checkpoint_fails_at_configure_with_its_path(make, tmp_path, content):
+    path = tmp_path / "checkpoints" / "learner.ckpt"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    error = make(LearnerNode, session=str(tmp_path), **QUICK).configure_error
+    assert f"checkpoint {path}" in error
+    assert path.read_bytes() == content  # nobody overwrote it
+
+
+def test_unknown_hyper_parameter_fails_at_configure(make):
+    assert "unknown key 'betta'" in make(LearnerNode, td3__betta=1.0).configure_error
+
+
+def test_transition_of_another_size_is_dropped(graph, start, replay):
+    node = start(LearnerNode, **QUICK)
+    r = replay()
+    r.send(0)
+    graph.spin_until(lambda: node.learner is not None, "the first")
+    r.send(1, token_dim=7)
+    graph.spin_until(lambda: node.rejected["replay"] == 1, "the drop")
+    assert len(node.learner.buffer) == 1
