@@ -28,13 +28,11 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from rlt_ros.core.memory import keep_freed_memory
     from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
     from rlt_ros.vla.frozen import CHECKPOINTS
 
-    keep_freed_memory()
     torch.set_num_threads(args.threads)
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name

@@ -68,7 +68,7 @@ class Commander:
         self._human: np.ndarray | None = None
         self._human_age = 0
 
-    # --- what comes in --------------------------------------------------------------------------------------------------
+    # --- what comes in ----------------------------------------
 
     def add_reference(self, chunk: Chunk) -> None:
         if chunk.actions.shape[1] != self.action_dim:
@@ -101,7 +101,7 @@ class Commander:
         """Use `policy` from the next chunk on; a chunk that is under way is finished as planned."""
         self._offered = (policy, version)
 
-    # --- what goes out --------------------------------------------------------------------------------------------------
+    # --- what goes out ----------------------------------------
 
     def step(self, tick: int, proprio: np.ndarray | None) -> Command:
         """The command for `tick`.  proprio: float32 [P] now, None when it is missing or stale."""

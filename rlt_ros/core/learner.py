@@ -11,7 +11,6 @@ from typing import Sequence
 
 import torch
 
-from rlt_ros.core.memory import keep_freed_memory
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.replay import ReplayBuffer, Transition
 from rlt_ros.core.td3 import TD3, TD3Config
@@ -60,7 +59,6 @@ class Learner:
         session_dir: str | Path | None = None,
         proprio_scale: Sequence[float] | None = None,
     ):
-        keep_freed_memory()
         self.config = config
         self.dims = dims
         self.checkpoint_path = None if session_dir is None else Path(session_dir) / "checkpoints" / "learner.ckpt"
@@ -76,7 +74,7 @@ class Learner:
         self._losses: dict[str, float] = {}
         self._seconds_per_update = 0.0
 
-    # --- data -----------------------------------------------------------------------------------------------------------
+    # --- data ----------------------------------------
 
     def add(self, transition: Transition) -> bool:
         """Store a transition; False when its sequence number was here before.  ValueError on malformed ones.
@@ -99,7 +97,7 @@ class Learner:
         """The lowest sequence number that is missing: what to ask the journal for."""
         return self._next_sequence
 
-    # --- updates --------------------------------------------------------------------------------------------------------
+    # --- updates ----------------------------------------
 
     @property
     def updates(self) -> int:
@@ -147,7 +145,7 @@ class Learner:
         self.version += 1
         return *pack(self.td3.actor, self.version), self.version
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------------
+    # --- checkpoints ----------------------------------------
 
     def _path(self, path: str | Path | None) -> Path:
         path = self.checkpoint_path if path is None else Path(path)

@@ -64,7 +64,7 @@ class EpisodeRecorder:
         self._outcome = Outcome.NONE
         self._done: list[Transition] = []
 
-    # --- what comes in --------------------------------------------------------------------------------------------------
+    # --- what comes in ----------------------------------------
 
     def add_token(self, frame: TokenFrame) -> None:
         self._tokens.add(frame)
@@ -107,7 +107,7 @@ class EpisodeRecorder:
         self._end_tick = max(tick, given_out + 1) if self._state_tick > self._first_tick else tick
         self._outcome = outcome
 
-    # --- what goes out --------------------------------------------------------------------------------------------------
+    # --- what goes out ----------------------------------------
 
     def ready(self) -> list[Transition]:
         """The transitions that became certain since the last call, in order."""

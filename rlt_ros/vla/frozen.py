@@ -71,11 +71,8 @@ class FrozenVLA:
 
 def load(path: str | Path, seed: int = 0) -> FrozenVLA:
     """Load a checkpoint by folder, or a shipped one by name (``ethernet``). VLAError names path and reason."""
-    from rlt_ros.core.memory import keep_freed_memory
     from rlt_ros.core.rl_token import RLToken
     from rlt_ros.vla.pi0 import Pi0
-
-    keep_freed_memory()
     folder = Path(path)
     if not folder.is_dir() and (CHECKPOINTS / str(path)).is_dir():
         folder = CHECKPOINTS / str(path)

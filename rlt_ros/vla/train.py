@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from transformers import PI0ForConditionalGeneration
 from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.data import demos
 from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
-
-if TYPE_CHECKING:
-    from rlt_ros.sim.task import Task
 
 Progress = Callable[[int, int, dict[str, float]], None]
 
@@ -81,8 +78,8 @@ def _augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(images * gain + bias, 0, 255).astype(np.uint8)
 
 
-def new_pi0(task: Task, frames: DemoFrames) -> Pi0:
-    """A fresh small π0 with the statistics of the demonstrations."""
+def new_pi0(task: Any, frames: DemoFrames) -> Pi0:
+    """A fresh small π0 for a :class:`rlt_ros.sim.task.Task`, with the statistics of the demonstrations."""
     index = task.vla_state_index
     words = sorted(set(task.instruction.lower().split()))
     vocabulary = ["<pad>", "<bos>", *words, "<image>"]
@@ -102,7 +99,7 @@ def new_pi0(task: Task, frames: DemoFrames) -> Pi0:
 
 
 def train_vla(
-    task: Task,
+    task: Any,
     demo_folder: Path,
     out: Path,
     scenes: tuple[np.ndarray, np.ndarray],
