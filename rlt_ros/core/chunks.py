@@ -54,7 +54,7 @@ class Chunk:
     def __post_init__(self) -> None:
         actions = np.array(self.actions, dtype=np.float32)
         if actions.ndim != 2 or actions.shape[1] == 0:
-            raise ValueError(f"chunk at tick {self.tick}: actions have shape {actions.shape}, expected [steps, action_dim]")
+            raise ValueError(f"chunk at tick {self.tick}: actions are {actions.shape}, expected [steps, action_dim]")
         if not np.isfinite(actions).all():
             raise ValueError(f"chunk at tick {self.tick}: actions are not finite; a chunk must be finite to be sent")
         actions.flags.writeable = False

@@ -34,7 +34,7 @@ class _Hold(Exception):
 class Commander:
     """Line 7 of Algorithm 1 on a clock: human > warm-up reference (no policy yet) > actor, in chunks of C ticks.
 
-    Chunks start on the grid tick % C == 0, and off it when there is none to go on with (hand-over, release by the human,
+    Chunks start on the grid tick % C == 0, and off it when there is none to go on with (hand-over, release,
     data that came late); the next grid tick then replaces them.  Not thread-safe: call everything from one thread.
     """
 
@@ -48,7 +48,8 @@ class Commander:
         exploration_std: float = 0.0,
         seed: int = 0,
     ):
-        for name, value in (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps)):
+        sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
+        for name, value in sizes:
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1")
         self.action_dim = action_dim
@@ -80,7 +81,7 @@ class Commander:
         self._tokens.add(TokenFrame(frame_tick, token, proprio))
 
     def set_phase(self, phase: Phase, since_tick: int, episode: int) -> None:
-        """since_tick: start of the episode; nothing observed before it is used.  Repeating the same state is harmless."""
+        """since_tick: start of the episode; nothing observed before it is used.  Repeating a state is harmless."""
         if (phase, since_tick, episode) == (self._phase, self._since_tick, self._episode):
             return
         self._phase, self._since_tick, self._episode = Phase(phase), since_tick, episode

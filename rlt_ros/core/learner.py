@@ -104,7 +104,7 @@ class Learner:
         return self.td3.updates
 
     def due(self) -> int:
-        """Updates owed now: utd * transitions - made, 0 below min_buffer, at most max_backlog (the rest is forgiven)."""
+        """Updates owed now: utd * transitions - made, 0 below min_buffer, at most max_backlog (the rest is forgiven)"""
         if len(self.buffer) < self.config.min_buffer:
             return 0
         owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven
@@ -154,8 +154,8 @@ class Learner:
         return path
 
     def save(self, path: str | Path | None = None) -> Path:
-        """Write everything but the replay buffer (the journal has it), atomically: the old file stays until the new one is
-        safe on disk."""
+        """Write everything but the replay buffer (the journal has it), atomically: the old file stays until the new
+        one is safe on disk."""
         path = self._path(path)
         buffer = io.BytesIO()
         torch.save(
@@ -189,7 +189,7 @@ class Learner:
         """Resume: bit-identical on one machine once the journal's transitions are added again in their order.
 
         Published versions go on past those that a crash may have left on the robot; save() again before publishing.
-        Raises CheckpointError on a missing, damaged or foreign file and on another architecture; the learner is unchanged.
+        Raises CheckpointError on a missing, damaged or foreign file and another architecture; the learner is unchanged.
         """
         path = self._path(path)
         state = _read(path)

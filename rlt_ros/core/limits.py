@@ -74,8 +74,8 @@ class SafetyGate:
         self.action_dim = action_dim
         self.action_scale = np.asarray(action_scale, dtype=np.float64)  # m or rad per tick at action 1
         if self.action_scale.shape != (action_dim,) or action_dim < 3:
-            raise ValueError(f"action_scale: got {self.action_scale.size} numbers for {action_dim} actions, expected one "
-                             "for each of three or more actions (the first three translate the tool)")
+            raise ValueError(f"action_scale: got {self.action_scale.size} numbers for {action_dim} actions, expected "
+                             "one for each of three or more actions (the first three translate the tool)")
         self.counts = {cause: 0 for cause in self.CAUSES}
         self.reason = ""
         self.stopped = False

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# |reference| beyond this enters the actor's skip path as this much: atanh(1) is infinite, and a saturated tanh does not learn.
+# |reference| beyond this enters the actor's skip path as this: atanh(1) is infinite, a saturated tanh learns nothing.
 PASS_THROUGH_LIMIT = 0.95
 
 
@@ -37,8 +37,8 @@ class StateInput(nn.Module):
     """x = (token, proprio) as the networks take it, [B, D+2P]: centred and in units of about one.
 
     The units of the proprioception are the task's (`proprio_scale`, what counts as one).  The centres, and the units of
-    the token, are measured once on the first transitions (`measure`) and travel with the weights: a pose of 0.45 m +- 5 mm
-    and a token that hardly varies within the critical phase would be a constant to a small network otherwise.
+    the token, are measured once on the first transitions (`measure`) and travel with the weights: a pose of 0.45 m +- 5
+    mm and a token that hardly varies within the critical phase would be a constant to a small network otherwise.
     """
 
     def __init__(self, dims: Dims, proprio_scale: Sequence[float] | None = None):

@@ -51,7 +51,7 @@ class _ByTick:
 
     def __init__(self, latency_ticks: int, max_age_ticks: int, keep: int):
         if not 0 <= latency_ticks <= max_age_ticks:
-            raise ValueError(f"latency_ticks {latency_ticks}, max_age_ticks {max_age_ticks}: expected 0 <= latency <= age")
+            raise ValueError(f"latency_ticks {latency_ticks}, max_age_ticks {max_age_ticks}: expected 0 <= L <= age")
         self.latency_ticks = latency_ticks
         self.max_age_ticks = max_age_ticks
         self.keep = keep
@@ -83,7 +83,7 @@ class _ByTick:
 
 
 class TokenBuffer(_ByTick):
-    """Token frames by tick.  The rule: a state at tick t has the newest frame f with since_tick <= f <= t - latency_ticks,
+    """Token frames by tick.  A state at tick t has the newest frame f with since_tick <= f <= t - latency_ticks,
     and none when t - f > max_age_ticks."""
 
     def __init__(self, latency_ticks: int, max_age_ticks: int, keep: int = 256):

@@ -21,12 +21,12 @@ class _Missing(Exception):
 class EpisodeRecorder:
     """Line 10 of Algorithm 1 with stride: transitions from the ticks of a critical phase.
 
-    An action of tick t takes the state of tick t to that of t+1; an episode that ends at tick e has the actions up to e-1
-    and the state at e.  States are stored at ticks that are multiples of `stride` from critical_tick on, so that they fall
+    An action of tick t takes the state of tick t to that of t+1; an episode that ends at tick e has actions up to e-1
+    and the state at e.  States are stored at ticks that are multiples of `stride` from critical_tick on, so they fall
     on the frames of the cameras and, C being a multiple of the stride, on the actor's own decisions.
 
     Messages of several processes come late and out of order, the verdict of a person too: a transition is given out
-    when its next state is `settle_ticks` old (default 2 * latency_ticks), because until then the episode may turn out to
+    when its next state is `settle_ticks` old (default 2 * latency_ticks), because until then the episode may prove to
     have ended inside it.
 
     skipped: count of states not stored, by what was missing (token, reference, proprio, executed).
@@ -73,7 +73,7 @@ class EpisodeRecorder:
         self._references.add(chunk)
 
     def add_planned(self, chunk: Chunk) -> None:
-        """A whole chunk of the actor or the warm-up, as computed: tells what the actor saw, and pads the episode's tail."""
+        """A whole chunk of the actor or the warm-up, as computed: tells what the actor saw, pads the episode's tail."""
         self._planned[chunk.tick] = chunk
 
     def add_proprio(self, tick: int, values: np.ndarray) -> None:
@@ -87,7 +87,7 @@ class EpisodeRecorder:
         self._newest = max(self._newest, tick)
 
     def begin(self, episode: int, start_tick: int, critical_tick: int) -> None:
-        """The critical phase began at critical_tick of an episode that started at start_tick.  Repeating it is harmless."""
+        """The critical phase began at critical_tick of an episode that started at start_tick.  May be repeated."""
         if self._recording and episode == self._episode:
             return
         self._finish()  # the tail of an episode that ended a moment ago; without a known outcome it is lost
@@ -126,12 +126,12 @@ class EpisodeRecorder:
 
     def _finish(self) -> None:
         if self._recording and self._outcome in (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT):
-            # The outcome must not be lost with a last action that was never sent: the last one that was ends the episode.
+            # The outcome must not be lost with a last action never sent: the last one that was ends the episode.
             while self._end_tick - 1 not in self._executed and self._end_tick > self._state_tick:
                 self._end_tick -= 1
             self._emit_until(self._end_tick - 1)
         elif self._recording and self._outcome is Outcome.ABORTED:
-            self._emit_until(min(self._end_tick, self._newest) - self.chunk_steps)  # whole chunks only: the tail is dropped
+            self._emit_until(min(self._end_tick, self._newest) - self.chunk_steps)  # the tail is dropped
         self._recording = False
 
     def _emit_until(self, last_tick: int) -> None:
@@ -204,7 +204,7 @@ class EpisodeRecorder:
         return None
 
     def _padding(self, tick: int, n: int, reference: np.ndarray) -> np.ndarray:
-        """What would have been done after n steps: what was planned as far as it reaches, then the reference; [C, A]."""
+        """What would have been done after n steps: the plan as far as it reaches, then the reference; [C, A]."""
         action = reference.copy()
         plan = self._plan_at(tick + n - 1)
         if plan is not None:

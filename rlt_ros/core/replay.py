@@ -13,7 +13,7 @@ from rlt_ros.core.networks import Dims
 
 @dataclass(eq=False)
 class Transition:
-    """<x_t, a_t:t+C-1, ref, r, x_t+n>: a state of the critical phase, what was done for a chunk, and what came of it."""
+    """<x_t, a_t:t+C-1, ref, r, x_t+n>: a state of the critical phase, what was done for a chunk, what came of it."""
 
     sequence: int  # place in the session's journal, from 0, without gaps
     episode: int

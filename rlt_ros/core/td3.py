@@ -13,23 +13,23 @@ from rlt_ros.core.networks import Actor, Critic, Dims
 
 @dataclass(frozen=True)
 class TD3Config:
-    """Hyper-parameters.  "paper": RLT; "TD3": Fujimoto et al. 2018; "RLPD": Ball et al. 2023; "ours": measured on a peg task,
-    where the paper is silent."""
+    """Hyper-parameters.  "paper": RLT; "TD3": Fujimoto et al. 2018; "RLPD": Ball et al. 2023; "ours": measured on a peg
+    task, where the paper is silent."""
 
     # networks
     hidden: tuple[int, ...] = (256, 256)  # widths of actor and critic (paper; 512, 512, 512 for its screw)
     ensemble: int = 2  # critics (paper, TD3; RLPD 10)
     target_members: int = 2  # critics, drawn at random, whose minimum is the target (TD3: both; RLPD 2 of 10)
     actor_members: int = 1  # critics whose mean the actor climbs (TD3: the first; RLPD all)
-    layer_norm: bool = True  # layer norm in the critics (RLPD; ours: steadier in the first minutes, on actions never tried)
+    layer_norm: bool = True  # layer norm in the critics (RLPD; ours: steadier in the first minutes)
     # targets
     gamma: float = 0.99  # discount per control tick (ours)
     target_noise: float = 0.05  # std of the smoothing noise on the target's action (ours: as the acting noise)
     target_noise_clip: float = 0.1  # bound of that noise (ours)
-    clip_targets: bool = True  # returns of one sparse +1 are in [0, 1]: keep targets there, give the actor no credit over 1 (ours)
+    clip_targets: bool = True  # targets in [0, 1], as returns of one sparse +1; no credit over 1 (ours)
     tau: float = 0.005  # step of the target networks, each policy_delay updates (TD3)
     # actor
-    beta: float = 0.2  # weight of the anchor, on the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3 learn)
+    beta: float = 0.2  # weight of the anchor, the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3)
     dropout: float = 0.5  # share of samples whose reference the actor does not see, in training only (paper)
     policy_delay: int = 2  # critic updates per actor update (paper, TD3)
     exploration_std: float = 0.05  # std of the acting noise, normalised action units (ours; paper: "small, fixed")
@@ -45,7 +45,7 @@ class TD3Config:
     warm_transitions: int = 1000  # N_warm: transitions before a policy is published (ours: about ten base episodes)
     warm_updates: int = 1000  # updates before a policy is published (ours)
     max_backlog: int = 10000  # updates owed at most; what is over is forgiven (ours: about a minute of one core)
-    capacity: int = 200_000  # transitions in the replay buffer (ours: a whole session; 50k forgot old successes elsewhere)
+    capacity: int = 200_000  # transitions in the replay buffer (ours: a whole session; 50k forgot old successes)
     seed: int = 0  # of initial weights, sampling, dropout and target noise
 
     def __post_init__(self) -> None:
@@ -109,8 +109,8 @@ class TD3:
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
-        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, target_mean, actor_loss, anchor (the last two from the
-        newest actor update).
+        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, target_mean, actor_loss, anchor (these two
+        from the newest actor update).
         """
         critic_loss, q_mean, target_mean = self._update_critic(batch)
         self.updates += 1
@@ -124,9 +124,9 @@ class TD3:
 
     @torch.no_grad()
     def target(self, batch: dict[str, Tensor]) -> Tensor:
-        """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise.  [B]
+        """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise
 
-        The target actor sees every reference: dropout is not for targets.
+        Returns [B].  The target actor sees every reference: dropout is not for targets.
         """
         config = self.config
         token, proprio = batch["next_token"], batch["next_proprio"]  # [B, D], [B, 2P]

@@ -12,7 +12,8 @@ from rlt_ros.core.td3 import TD3Config
 from rlt_ros.core.weights import unpack
 
 DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
-CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20, warm_updates=4, max_backlog=100)
+CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20,
+                   warm_updates=4, max_backlog=100)
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,9 @@ def transition(sequence):
     rewards = np.zeros(5)
     rewards[4] = sequence % 3 == 0
     return Transition(
-        sequence, 1, 2 * sequence, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)), r.uniform(-1, 1, (5, 2)),
-        rewards, 5, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)), sequence % 3 == 0, False,
+        sequence, 1, 2 * sequence, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)),
+        r.uniform(-1, 1, (5, 2)), rewards, 5, r.normal(size=3), r.normal(size=4), r.uniform(-1, 1, (5, 2)),
+        sequence % 3 == 0, False,
         np.full(5, 1 + sequence % 2), 5, 0)
 
 
@@ -42,7 +44,8 @@ def filled(n=30, config=CONFIG, session_dir=None):
 
 def parameters(learner):
     td3 = learner.td3
-    return [t for net in (td3.actor, td3.critic, td3.target_actor, td3.target_critic) for t in net.state_dict().values()]
+    networks = td3.actor, td3.critic, td3.target_actor, td3.target_critic
+    return [tensor for network in networks for tensor in network.state_dict().values()]
 
 
 def same(one, two):

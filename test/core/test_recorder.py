@@ -14,8 +14,8 @@ def planned(tick, value=0.5, source=Source.ACTOR, observed=None, version=3):
 
 
 class World:
-    """Streams in which every value tells where it comes from: token = frame tick, proprio = tick, reference = tick / 1000,
-    executed action = -tick / 1000."""
+    """Streams in which every value tells where it comes from: token = frame tick, proprio = tick, reference =
+    tick / 1000, executed action = -tick / 1000."""
 
     def __init__(self, end, **kwargs):
         self.end = end

@@ -13,7 +13,8 @@ def transition(sequence=0, **kwargs):
     r = np.random.default_rng(sequence)
     values = dict(
         sequence=sequence, episode=1, tick=100 + 2 * sequence,
-        token=r.normal(size=3), proprio=r.normal(size=4), reference=r.uniform(-1, 1, (5, 2)), action=r.uniform(-1, 1, (5, 2)),
+        token=r.normal(size=3), proprio=r.normal(size=4), reference=r.uniform(-1, 1, (5, 2)),
+        action=r.uniform(-1, 1, (5, 2)),
         rewards=np.zeros(5), steps=5,
         next_token=r.normal(size=3), next_proprio=r.normal(size=4), next_reference=r.uniform(-1, 1, (5, 2)),
         terminated=False, truncated=False, sources=np.full(5, Source.ACTOR), token_age_ticks=5, policy_version=1,
@@ -99,7 +100,8 @@ def test_without_prior_data_a_prior_share_is_no_error():
 
 @pytest.mark.parametrize("name, value", [
     ("token", np.zeros(4)), ("proprio", np.zeros(2)), ("reference", np.zeros((4, 2))), ("action", np.zeros(10)),
-    ("rewards", np.zeros(4)), ("next_token", np.zeros(2)), ("next_proprio", np.zeros(5)), ("next_reference", np.zeros((5, 3))),
+    ("rewards", np.zeros(4)), ("next_token", np.zeros(2)), ("next_proprio", np.zeros(5)),
+    ("next_reference", np.zeros((5, 3))),
 ])
 def test_a_wrong_shape_is_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"transition 0: {name} has shape"):

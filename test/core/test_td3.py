@@ -186,7 +186,8 @@ def test_the_actor_gets_no_credit_for_values_that_no_return_can_have(promised, m
 def test_the_actor_and_the_targets_move_only_every_policy_delay_updates():
     method = td3(policy_delay=3)
     for update in range(1, 7):
-        before = {name: copy.deepcopy(getattr(method, name)) for name in ("actor", "critic", "target_actor", "target_critic")}
+        names = ("actor", "critic", "target_actor", "target_critic")
+        before = {name: copy.deepcopy(getattr(method, name)) for name in names}
         method.update(batch(seed=update))
         assert changed(before["critic"], method.critic)
         for name in ("actor", "target_actor", "target_critic"):
@@ -250,8 +251,9 @@ def test_rlpd_is_a_configuration_of_the_same_learner():
 
 
 @pytest.mark.parametrize("key, value", [
-    ("gamma", 1.5), ("dropout", -0.1), ("tau", 0.0), ("ensemble", 0), ("target_members", 3), ("beta", -1.0), ("hidden", ()),
-    ("batch_size", 0), ("critic_lr", 0.0), ("grad_clip", 0.0), ("policy_delay", 0), ("beta", float("nan")),
+    ("gamma", 1.5), ("dropout", -0.1), ("tau", 0.0), ("ensemble", 0), ("target_members", 3), ("beta", -1.0),
+    ("hidden", ()), ("batch_size", 0), ("critic_lr", 0.0), ("grad_clip", 0.0), ("policy_delay", 0),
+    ("beta", float("nan")),
 ])
 def test_a_hyper_parameter_out_of_range_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"{key}: got"):
@@ -294,7 +296,8 @@ class Toy:
                 n += 1
             rewards[n - 1] = success
             transitions.append(Transition(
-                0, number, k, *state, action, rewards, n, *self.state(place), success, k == self.chunks - 1 and not success,
+                0, number, k, *state, action, rewards, n, *self.state(place), success,
+                k == self.chunks - 1 and not success,
                 np.full(self.chunk, 2), 0, 0))
             if success:
                 break
