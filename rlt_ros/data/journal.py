@@ -6,6 +6,7 @@ a killed process left without its end can only lose its torn tail.
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,7 @@ def read_journal(folder: Path, first: int = 0, warn=lambda text: None) -> Iterat
                     if isinstance(record, Message) and record.sequence > last:
                         last = record.sequence
                         yield Entry(record.sequence, record.data)
-            except (McapError, CRCValidationError, ValueError) as error:
+            except (McapError, CRCValidationError, ValueError, struct.error) as error:
                 if path.stat().st_size > 0:
                     warn(f"journal {path}: torn after sequence {last} ({type(error).__name__}); read up to there")
 

@@ -1,7 +1,7 @@
 """The learner: trains on the replay topic and pushes weights to the actor."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
 SLICE_EVERY_S = 0.005
+ASK_AT_MOST = 5
 CURVES = ("critic_loss", "actor_loss", "q_mean", "anchor")
 
 
@@ -49,7 +50,8 @@ class LearnerNode(RltNode):
         self.curves = self.make_curves()
         self.learner: Learner | None = None
         self.published_updates = 0
-        self.saved_s = self.asked_s = 0.0
+        self.asked_s = 0.0
+        self.asked: Counter[int] = Counter()  # sequence -> requests for it
         self.counted = (time.monotonic(), 0)
         self.sums: dict[str, float] = defaultdict(float)
         checkpoint = self.session / "checkpoints" / "learner.ckpt" if self.session else None
@@ -98,10 +100,15 @@ class LearnerNode(RltNode):
             self.ask(self.learner.next_sequence)
 
     def ask(self, sequence: int) -> None:
-        """Ask the replay for everything from `sequence` on, at most once a second."""
-        if time.monotonic() - self.asked_s > 1.0 and self.request.get_subscription_count() > 0:
-            self.asked_s = time.monotonic()
+        """Ask the replay for everything from `sequence` on: once a second, but not for ever for what a disk has lost."""
+        if time.monotonic() - self.asked_s < 1.0 or self.request.get_subscription_count() == 0:
+            return
+        self.asked_s = time.monotonic()
+        self.asked[sequence] += 1
+        if self.asked[sequence] <= ASK_AT_MOST or sequence == 0:
             self.request.publish(UInt64(data=sequence))
+        elif self.asked[sequence] == ASK_AT_MOST + 1:
+            self.get_logger().error(f"the replay does not have transition {sequence}; going on without it")
 
     def train(self) -> None:
         if self.learner is None:

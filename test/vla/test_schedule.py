@@ -1,0 +1,63 @@
+"""Which frames the VLA looks at."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from rlt_ros.vla.schedule import FrameJoiner, FrameQueue, FrameSet, Schedule
+
+MS = 1_000_000
+PICTURE = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_pictures_of_the_same_moment_make_a_set():
+    joiner = FrameJoiner(["wrist", "base"], 20 * MS, 10 * MS)
+    assert joiner.add("wrist", 100 * MS, PICTURE) is None
+    assert joiner.waiting_for() == ["base"]
+    frame = joiner.add("base", 100 * MS, PICTURE)
+    assert (frame.tick, frame.stamp_ns, set(frame.images)) == (5, 100 * MS, {"wrist", "base"})
+
+
+def test_pictures_too_far_apart_make_none_and_nothing_is_used_twice():
+    joiner = FrameJoiner(["wrist", "base"], 20 * MS, 10 * MS)
+    joiner.add("wrist", 100 * MS, PICTURE)
+    assert joiner.add("base", 115 * MS, PICTURE) is None
+    assert joiner.add("wrist", 120 * MS, PICTURE).stamp_ns == 115 * MS  # of two, the older one's moment
+    assert joiner.add("wrist", 121 * MS, PICTURE) is None
+
+
+@pytest.mark.parametrize(("interval", "first", "wanted"), [
+    (2, 1, {5}),  # the simulator: every second tick, on the tick
+    (2, 0, {4}),  # the last frame before it
+    (1, 0, {5}),
+    (5, 3, {3}),
+])
+def test_last_frame_before_the_needed_tick_gets_the_full_inference(interval, first, wanted):
+    schedule = Schedule(chunk_steps=10, latency_ticks=5)
+    frames = range(first, first + 200, interval)
+    full = [tick for tick in frames if schedule.is_full(tick)]
+    assert {tick % 10 for tick in full[2:]} == wanted
+    assert len(full) >= 19
+
+
+def test_waiting_reference_goes_first_and_only_the_newest_is_made():
+    queue = FrameQueue()
+    queue.put(FrameSet(1, 0, {}), full=False)
+    queue.put(FrameSet(5, 0, {}), full=True)
+    queue.put(FrameSet(15, 0, {}), full=True)
+    queue.put(FrameSet(17, 0, {}), full=False)
+    full, others = queue.take()
+    assert full.tick == 15 and others == [] and queue.dropped == 1
+    full, others = queue.take()
+    assert full is None and [frame.tick for frame in others] == [1, 17]
+
+
+def test_closing_lets_a_waiting_worker_go():
+    queue = FrameQueue()
+    taken = []
+    worker = threading.Thread(target=lambda: taken.append(queue.take()))
+    worker.start()
+    queue.close()
+    worker.join(5.0)
+    assert taken == [None]
