@@ -76,11 +76,11 @@ class RLToken(nn.Module):
         target = self.normalise(embeddings).detach()
         z_rl = self.encode(embeddings.detach())
         reconstruction = (self.decode(z_rl, target, self.config.context_dropout) - target).square().mean()
-        loss, parts = reconstruction, {"reconstruction": float(reconstruction)}
+        loss, parts = reconstruction, {"reconstruction": float(reconstruction.detach())}
         if actions is not None and self.config.action_weight:
             readout = (self.action_head(z_rl) - actions).square().mean()
             loss = loss + self.config.action_weight * readout
-            parts["action"] = float(readout)
+            parts["action"] = float(readout.detach())
         return loss, parts
 
     def save(self, folder: Path, decoder: bool = False) -> None:

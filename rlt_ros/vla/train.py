@@ -135,7 +135,7 @@ def train_vla(
                 group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
             if stage == "ground":
                 loss = ground(batch)
-                parts = {"ground": float(loss)}
+                parts = {"ground": float(loss.detach())}
             else:
                 pick = rng.integers(0, len(frames), batch)
                 cache, _ = policy.prefix(policy.pixels(_augment(frames.images[pick], rng)))
@@ -143,7 +143,7 @@ def train_vla(
                 flow = policy.flow_loss(cache, proprio, torch.as_tensor(frames.actions[pick]))
                 grounded = ground(batch // 2)
                 loss = flow + grounded
-                parts = {"flow": float(flow), "ground": float(grounded)}
+                parts = {"flow": float(flow.detach()), "ground": float(grounded.detach())}
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)

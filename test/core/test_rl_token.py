@@ -1,0 +1,76 @@
+"""The RL token: it must be read, and the decoder must need it."""
+
+import pytest
+import torch
+
+from rlt_ros.core.rl_token import RLToken, TokenConfig
+
+SMALL = TokenConfig(embedding_dim=16, tokens=12, layers=1, heads=2, feedforward=32, action_values=6)
+
+
+def scenes(count: int, seed: int) -> torch.Tensor:
+    """Embeddings [count, 12, 16] that two hidden numbers decide."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(count, 2, generator=generator)
+    mixing = torch.randn(2, 12 * 16, generator=torch.Generator().manual_seed(99))
+    return torch.tanh(hidden @ mixing).view(count, 12, 16)
+
+
+@pytest.fixture(scope="module")
+def trained() -> RLToken:
+    torch.manual_seed(0)
+    token, data = RLToken(SMALL), scenes(512, 1)
+    optimiser = torch.optim.Adam(token.parameters(), 3e-3)
+    for _ in range(250):
+        loss, _ = token.loss(data[torch.randint(len(data), (64,))])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return token.eval()
+
+
+def error(token: RLToken, z_rl: torch.Tensor, target: torch.Tensor, dropout: float) -> float:
+    return float((token.decode(z_rl, target, dropout) - target).square().mean())
+
+
+@torch.no_grad()
+def test_reconstruction_is_much_worse_with_a_zeroed_or_shuffled_token(trained):
+    data = scenes(256, 2)
+    z_rl = trained.encode(data)
+    true = error(trained, z_rl, data, 1.0)
+    assert error(trained, torch.zeros_like(z_rl), data, 1.0) > 3 * true
+    assert error(trained, z_rl.roll(1, 0), data, 1.0) > 3 * true
+
+
+@torch.no_grad()
+def test_the_decoder_sees_no_token_before_its_turn():
+    torch.manual_seed(0)
+    token, data = RLToken(SMALL).eval(), scenes(4, 3)
+    z_rl = token.encode(data)
+    changed = torch.cat([data[:, :6], torch.randn(4, 6, 16)], 1)
+    before, after = token.decode(z_rl, data), token.decode(z_rl, changed)
+    assert torch.allclose(before[:, :7], after[:, :7], atol=1e-5)
+    assert not torch.allclose(before[:, 7:], after[:, 7:], atol=1e-3)
+
+
+def test_targets_take_no_gradient(trained):
+    data = scenes(8, 4).requires_grad_()
+    trained.loss(data)[0].backward()
+    assert data.grad is None
+
+
+def test_a_saved_token_reads_the_same(trained, tmp_path):
+    trained.save(tmp_path)
+    again = RLToken.load(tmp_path)
+    data = scenes(8, 5)
+    with torch.no_grad():
+        assert torch.allclose(trained.encode(data), again.encode(data), atol=2e-2)  # stored in float16
+
+
+def test_a_token_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        RLToken.load(tmp_path)
+    (tmp_path / "token.json").write_text("{}")
+    (tmp_path / "token.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="token"):
+        RLToken.load(tmp_path)
