@@ -189,7 +189,8 @@ class EthernetInsertion(gym.Env):
         c, s = np.cos(self._target_yaw), np.sin(self._target_yaw)
         goal = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
         current = d.site_xmat[self._tcp].reshape(3, 3)
-        rotation = 0.5 * sum(np.cross(current[:, i], goal[:, i]) for i in range(3))
+        r = goal @ current.T  # half the vector of its skew part; np.cross took 60 % of a tick
+        rotation = 0.5 * np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
         return np.concatenate([self._target - d.site_xpos[self._tcp], rotation])
 
     def _substep(self) -> None:
