@@ -10,8 +10,8 @@ from std_msgs.msg import UInt64
 
 from rlt_ros.core.learner import Learner, checkpoint_dims
 from rlt_ros.core.networks import Dims
-from rlt_ros.core.replay import Transition
 from rlt_ros.core.td3 import TD3Config
+from rlt_ros.core.transition import Transition
 from rlt_ros.msg import LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.ros import qos

@@ -8,7 +8,6 @@ copies numpy arrays element by element (200 ms for an image).
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -17,11 +16,9 @@ from std_msgs.msg import Header
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.core.observations import TokenFrame
+from rlt_ros.core.transition import Transition
 from rlt_ros.msg import ActionChunk, Proprio, RLState
 from rlt_ros.msg import Transition as TransitionMsg
-
-if TYPE_CHECKING:
-    from rlt_ros.core.replay import Transition  # imports torch, which most nodes have no need of
 
 # Encoding -> (channels, index of each of red, green, blue)
 _ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
@@ -121,8 +118,6 @@ def transition_to_msg(transition: Transition, session: str, clock: ControlClock)
 
 def transition_from_msg(msg: TransitionMsg) -> Transition:
     """A message as the transition of core; ValueError when its sizes disagree or a value is not finite."""
-    from rlt_ros.core.replay import Transition
-
     where, size = f"Transition {msg.sequence}", msg.chunk_steps * msg.action_dim
     if size == 0 or not 1 <= msg.steps <= msg.chunk_steps:
         raise ValueError(f"{where}: {msg.steps} steps of a chunk of {msg.chunk_steps} x {msg.action_dim},"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from std_msgs.msg import UInt64
 
-from rlt_ros.core.replay import Transition
+from rlt_ros.core.transition import Transition
 from rlt_ros.core.weights import unpack
 from rlt_ros.msg import LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
