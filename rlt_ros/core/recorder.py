@@ -8,7 +8,7 @@ import numpy as np
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.episode import Outcome
 from rlt_ros.core.observations import ReferenceBuffer, TokenBuffer, TokenFrame, rl_proprio
-from rlt_ros.core.replay import Transition
+from rlt_ros.core.transition import Transition
 
 # Ticks that are kept while no episode runs: hand-over is heard of a little after the robot already acts on it.
 HISTORY_TICKS = 500
@@ -88,7 +88,7 @@ class EpisodeRecorder:
 
     def begin(self, episode: int, start_tick: int, critical_tick: int) -> None:
         """The critical phase began at critical_tick of an episode that started at start_tick.  May be repeated."""
-        if self._recording and episode == self._episode:
+        if self._recording and (episode, start_tick) == (self._episode, self._since_tick):
             return
         self._finish()  # the tail of an episode that ended a moment ago; without a known outcome it is lost
         self._recording = True

@@ -15,6 +15,8 @@ from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
+RUNNING = (Phase.APPROACH, Phase.CRITICAL)
+
 
 class ActorNode(RltNode):
     """Each tick: human, warm-up reference or refined chunk, by the Commander's rules; hold when something is missing.
@@ -30,6 +32,8 @@ class ActorNode(RltNode):
         lookahead_steps: int = parameter(3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10)
         phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
+        episode_timeout_s: float = parameter(1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s",
+                                             low=0.3)
         seed: int = parameter(0, "seed of the acting noise", low=0)
 
     def on_configure_(self) -> None:
@@ -46,6 +50,8 @@ class ActorNode(RltNode):
         self.early_weights: PolicyWeights | None = None
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
+        self.episode = EpisodeState()
+        self.episode_s = -np.inf
         self.hold_reason = ""
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
@@ -81,6 +87,7 @@ class ActorNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.commander.set_phase(Phase(msg.phase), msg.start_tick, msg.episode)
+        self.episode, self.episode_s = msg, time.monotonic()
 
     def on_weights(self, msg: PolicyWeights) -> None:
         if not self.token_dim:  # latched weights come before the first token, and its size must be checked too
@@ -99,11 +106,15 @@ class ActorNode(RltNode):
     def on_tick(self, tick: int) -> None:
         now_s = time.monotonic()
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
+        silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
+        if silent:  # nobody would end this episode: without its node the robot holds, and goes on when the node is heard again
+            self.commander.set_phase(Phase.IDLE, self.episode.start_tick, self.episode.episode)
         command = self.commander.step(tick, self.proprio if fresh else None)
         self.candidates.publish(chunk_to_msg(command.candidate, self.control))
         if command.planned is not None:
             self.chunks.publish(chunk_to_msg(command.planned, self.control))
-        self.hold_reason = command.hold_reason
+        lost = f"episode/state is silent for more than {self.params.episode_timeout_s} s; is episode_node alive?"
+        self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
 
     def on_diagnostics_(self) -> dict:
         return {"policy_version": self.version, "holding": self.hold_reason}

@@ -1,5 +1,6 @@
 """The replay: joins what the actor saw with what the robot did, journals it, then offers it for training."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class ReplayNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         stride: int = parameter(2, "ticks between stored states", unit="ticks", low=1)
+        episode_timeout_s: float = parameter(1.0, "episode/state (5 Hz) silent for longer: the episode is lost, its tail dropped",
+                                             unit="s", low=0.3)
         catch_up_per_s: float = parameter(2000.0, "transitions sent again to a learner that asks", unit="1/s", low=20.0)
 
     def on_configure_(self) -> None:
@@ -44,7 +47,10 @@ class ReplayNode(RltNode):
                                         first_sequence=self.journal.next_sequence)
         # After a restart the latched end of an episode that is in the list already must not be listed twice.
         self.listed = {record.index for record in read_episodes(self.session)} if self.session else set()
-        self.episode = -1  # that is being recorded
+        # The episode that is being recorded, by number and start: an episode_node that was restarted in the middle of one
+        # gives its number again, and the next one's outcome is not that one's.
+        self.episode, self.start_tick = -1, -1
+        self.heard_s, self.heard_tick = 0.0, -1  # of the newest episode/state
         self.interventions = self.policy_version = 0
         self.source = Source.HOLD
         self.replay = self.publish(Transition, "replay", qos.REPLAY)
@@ -72,16 +78,27 @@ class ReplayNode(RltNode):
         self.source = chunk.source
 
     def on_episode(self, msg: EpisodeState) -> None:
-        if msg.phase == Phase.CRITICAL and msg.episode != self.episode:
-            self.episode = msg.episode
+        if not self.recorded(msg):
+            self.lose_episode()  # the one before, when its outcome was never heard
+        self.heard_s, self.heard_tick = time.monotonic(), self.control.tick(self.now_ns())
+        if msg.phase == Phase.CRITICAL and not self.recorded(msg):
+            self.episode, self.start_tick = msg.episode, msg.start_tick
             self.interventions = self.policy_version = 0
             self.recorder.begin(msg.episode, msg.start_tick, msg.critical_tick)
         if msg.outcome != Outcome.NONE and msg.episode not in self.listed:
             self.finish(msg)
 
+    def recorded(self, msg: EpisodeState) -> bool:
+        """Whether `msg` is about the episode that is being recorded."""
+        return (msg.episode, msg.start_tick) == (self.episode, self.start_tick)
+
+    def lose_episode(self) -> None:
+        """Nobody will say how the episode ended: what was certain stays, the tail is dropped. Harmless without one."""
+        self.recorder.end(self.heard_tick, Outcome.ABORTED)
+
     def finish(self, msg: EpisodeState) -> None:
         self.listed.add(msg.episode)
-        critical = msg.critical_tick >= 0 and msg.episode == self.episode
+        critical = msg.critical_tick >= 0 and self.recorded(msg)
         if critical:
             self.recorder.end(msg.end_tick, Outcome(msg.outcome))
         if self.session is not None:
@@ -93,6 +110,8 @@ class ReplayNode(RltNode):
 
     def send(self) -> None:
         session = self.session.name if self.session else ""
+        if time.monotonic() - self.heard_s > self.params.episode_timeout_s:
+            self.lose_episode()
         for transition in self.recorder.ready():
             msg = transition_to_msg(transition, session, self.control)
             self.journal.append(serialize_message(msg), self.now_ns())

@@ -1,8 +1,13 @@
 """Who drives at each tick."""
 
+import os
+import signal
+import subprocess
+
 import numpy as np
 import pytest
 import torch
+from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
@@ -11,6 +16,7 @@ from rlt_ros.core.observations import TokenFrame
 from rlt_ros.core.weights import pack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.nodes.actor_node import ActorNode
+from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import packed, state_to_msg
 
@@ -66,8 +72,8 @@ class Driven:
 
 @pytest.fixture
 def driven(start, peer):
-    # A busy machine may not send proprioception for a while; that it is required has its own test.
-    return Driven(start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0), peer)
+    # A busy machine may not send anything for a while; that it is required has its own tests.
+    return Driven(start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0, episode_timeout_s=2.0), peer)
 
 
 def test_idle_holds_and_the_approach_executes_the_reference(graph, driven):
@@ -196,3 +202,42 @@ def test_messages_of_the_wrong_size_are_dropped(graph, driven, peer):
         return driven.node.rejected["vla/reference"] > 0
 
     graph.spin_until(refused, "the drop")
+
+
+def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, start, peer, python):
+    """SIGKILL in the critical phase: the latched phase is not acted upon for ever, and nothing moves after the restart."""
+    code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('episode_node'))"
+    run = lambda: subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)  # noqa: E731
+    node = start(ActorNode, exploration_std=0.0)
+    start(SafetyNode, limits__action_limit=1.0, limits__max_step_change=2.0, limits__command_timeout_s=0.2)
+    executed = peer.hear(ActionChunk, "command/executed")
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    proprio = peer.say(Proprio, "proprio", qos.SENSOR)
+    reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
+    sent = 0
+
+    def source() -> int:
+        nonlocal sent
+        tick = peer.tick()
+        if tick != sent:
+            sent = tick
+            proprio(peer.proprio(tick))
+            reference(peer.chunk(tick, DOWN, 50))
+        return executed[-1].source if executed else -1
+
+    episodes = run()
+    try:
+        assert peer.call(Trigger, "episode/start").success
+        assert peer.call(Trigger, "episode/hand_over").success
+        graph.spin_until(lambda: states[-1].phase == Phase.CRITICAL and source() == Source.VLA, "motion")
+        os.kill(episodes.pid, signal.SIGKILL)
+        graph.spin_until(lambda: (source(), "episode_node" in node.hold_reason)[1], "the reason", timeout_s=3.0)
+        graph.spin_until(lambda: source() == Source.HOLD, "the hold", timeout_s=1.0)
+        episodes.wait()
+        episodes, first = run(), len(executed)
+        graph.spin_until(lambda: (source(), states[-1].phase == Phase.IDLE)[1], "the restarted node", timeout_s=40.0)
+        graph.spin_until(lambda: (source(), node.hold_reason == "phase is IDLE")[1], "the hold in IDLE")
+        assert all(msg.source == Source.HOLD for msg in executed[first:])
+    finally:
+        episodes.kill()
+        episodes.wait()
