@@ -59,8 +59,8 @@ def test_learner_trains_at_its_ratio_and_publishes_when_warm(graph, start, repla
     msg = r.weights[-1]
     actor = unpack(bytes(msg.data), msg.sha256, msg.version, 0, None)
     assert actor.dims.token == 6
-    graph.spin_until(lambda: bool(r.status) and r.status[-1].warm and r.status[-1].replay_size == 30, "the status")
-    assert r.status[-1].updates == 30
+    graph.spin_until(lambda: bool(r.status) and r.status[-1].updates == 30, "the status")
+    assert r.status[-1].warm and r.status[-1].replay_size == 30
 
 
 def test_duplicates_are_ignored_and_gaps_asked_for(graph, start, replay):

@@ -1,0 +1,130 @@
+"""`rlt practice` as a user starts it: every node as a process, in the simulator, with the simulated person."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlt_ros.cli.main import main
+from rlt_ros.data.episodes import read_episodes
+from rlt_ros.data.journal import read_journal
+from rlt_ros.sim.task import task_folder
+
+PATIENCE_S = 100.0  # a busy machine takes its time to import torch in five processes
+
+
+@pytest.fixture
+def task(tmp_path) -> Path:
+    """The Ethernet task with a critical phase of two seconds."""
+    values = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
+    path = tmp_path / "short.yaml"
+    path.write_text(yaml.safe_dump(values | {"critical_timeout": 2.0, "approach_timeout": 20.0}))
+    return path
+
+
+class Practice:
+    """The command, running."""
+
+    def __init__(self, python: str, session: Path, *arguments: str) -> None:
+        self.session = session
+        code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
+        self.process = subprocess.Popen([python, "-c", code, "practice", "--session", str(session), "--no-eval", *arguments],
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    def children(self) -> dict[str, int]:
+        """Name -> process id of the nodes that run."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if parent == self.process.pid:
+                found |= {Path(w.decode()).name: int(entry.name) for w in words if b"lib/rlt_ros/" in w}
+        return found
+
+    def until(self, condition, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            if self.process.poll() is not None:
+                pytest.fail(f"the practice ended with {self.process.returncode} before {what}: {self.process.stdout.read()}")
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {PATIENCE_S} s for {what}")
+            time.sleep(0.05)
+
+    def end(self) -> tuple[int, str]:
+        """(exit code, what it printed)."""
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, output
+
+
+@pytest.fixture
+def practise(python, tmp_path, task, checkpoint):
+    running = []
+
+    def started(*arguments: str) -> Practice:
+        running.append(Practice(python, tmp_path / "session", "--task", str(task), "--model", str(checkpoint), *arguments))
+        return running[-1]
+
+    yield started
+    for practice in running:
+        if practice.process.poll() is None:
+            practice.process.send_signal(signal.SIGTERM)
+            practice.process.communicate(timeout=30.0)
+
+
+def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
+    code, output = practise("--episodes", "1").end()
+    assert code == 0, output
+    session = tmp_path / "session"
+    assert {"journal", "metrics", "config.yaml", "episodes.jsonl", "report.html", "log"} <= {p.name for p in session.iterdir()}
+    (episode,) = read_episodes(session)
+    assert episode.index == 1 and episode.outcome in ("timeout", "success")
+    assert list(read_journal(session / "journal"))
+    assert "episode 1: " in output
+    before = [entry.sequence for entry in read_journal(session / "journal")]
+
+    code, output = practise("--episodes", "1").end()
+    assert code == 0, output
+    assert "resumed after 1 episodes" in output
+    assert [e.index for e in read_episodes(session)] == [1, 2]
+    after = [entry.sequence for entry in read_journal(session / "journal")]
+    assert after == list(range(len(after))) and len(after) > len(before)
+
+
+def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tmp_path):
+    practice = practise()
+    practice.until(lambda: len(practice.children()) >= 11, "all processes")
+    nodes = practice.children()
+    os.kill(practice.process.pid, signal.SIGINT)
+    code, output = practice.end()
+    assert code == 130, output
+    assert "the session is kept" in output
+    assert not [name for name, pid in nodes.items() if Path(f"/proc/{pid}").exists()]
+    assert (tmp_path / "session" / "report.html").is_file()
+
+
+def test_process_that_dies_is_reported_by_name_with_its_log(practise):
+    practice = practise()
+    practice.until(lambda: "proprio_node" in practice.children(), "the process")
+    log = practice.session / "log" / "proprio_node.log"
+    practice.until(lambda: log.is_file() and log.stat().st_size > 0 or "operator_node" in practice.children(), "its log")
+    os.kill(practice.children()["proprio_node"], signal.SIGKILL)
+    code, output = practice.end()
+    assert code == 1, output
+    assert "proprio_node ended with signal SIGKILL; the robot was held. The end of" in output
+
+
+def test_session_of_another_task_is_refused(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": {"task": "another"}}}))
+    assert main(["practice", "--session", str(tmp_path), "--no-eval"]) == 1
+    assert "practises task 'another', not 'ethernet'" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_exit_code_2():
+    assert main(["practice", "--episodes", "0"]) == 2
