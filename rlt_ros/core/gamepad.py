@@ -13,12 +13,14 @@ class Gamepad:
     """Maps one gamepad reading to an action and to button presses; a lost gamepad ends the intervention.
 
     Args:
-        axes: index into Joy.axes for each action component, -1 disables the component.
+        axes: index into Joy.axes for each action component in their order, -1 disables the component.
         scale: action at full stick for each component, normalised; negative inverts.
         deadman: index into Joy.buttons of the button that must be held, required (a gamepad without one moves nothing).
         dead_zone: stick range around zero that counts as zero, 0 to 1.
         timeout_s: without a reading for so long the dead-man counts as released.
         buttons: name of a request -> button index, -1 disables.
+        action_dim: actions of the task. Entries of `axes` beyond them are not used, actions beyond the entries are not steered
+            (0). None: one action an entry.
 
     Raises:
         ValueError: wrong lengths or ranges, by name.
@@ -30,10 +32,14 @@ class Gamepad:
     dead_zone: float = 0.1
     timeout_s: float = 0.3
     buttons: Mapping[str, int] = field(default_factory=dict)
+    action_dim: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.axes) != len(self.scale):
             raise ValueError(f"gamepad: {len(self.axes)} axes but {len(self.scale)} scales; give one scale an axis")
+        if self.action_dim is not None:
+            self.axes = ([*self.axes] + [-1] * self.action_dim)[: self.action_dim]
+            self.scale = ([*self.scale] + [0.0] * self.action_dim)[: self.action_dim]
         if self.deadman < 0:
             raise ValueError(f"gamepad: deadman button {self.deadman} is disabled; a dead-man button is required")
         if not 0.0 <= self.dead_zone < 1.0:

@@ -14,14 +14,15 @@ class Limits:
     """Limits of one robot and task.  None has a default: what is not thought about must not pass.
 
     Positions and forces are read from proprioception: the first three values are the tool's position in the base frame,
-    and the first three actions move it along the same axes.
+    and the first three actions move it along the same axes.  A task whose actions are no such motion says so by setting
+    both walls of the workspace, or max_force, to None (null in a task file): they are then not checked.
     """
 
     action_limit: float  # largest normalised action, at most 1
     max_step_change: float  # largest change of a normalised action from one tick to the next (2.0: no limit)
-    workspace_lower: tuple[float, float, float]  # m, base frame
-    workspace_upper: tuple[float, float, float]  # m, base frame
-    max_force: float  # N, norm of the measured force
+    workspace_lower: tuple[float, float, float] | None  # m, base frame
+    workspace_upper: tuple[float, float, float] | None  # m, base frame
+    max_force: float | None  # N, norm of the measured force
     force_index: int  # place of Fx in proprioception, followed by Fy, Fz
     command_timeout_s: float  # age, by receive time, at which a command is stale (two control periods)
 
@@ -30,15 +31,18 @@ class Limits:
             if not good:
                 raise ValueError(f"limits.{name}: got {getattr(self, name)}, expected {expected}")
 
-        for name in ("workspace_lower", "workspace_upper"):
+        walls = (self.workspace_lower, self.workspace_upper)
+        expect("workspace_lower", (walls[0] is None) == (walls[1] is None), "null exactly where workspace_upper is")
+        for name in () if walls[0] is None else ("workspace_lower", "workspace_upper"):
             value = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, value)
             expect(name, len(value) == 3 and bool(np.isfinite(value).all()), "three finite numbers (m)")
-        expect("workspace_upper", all(u > l for l, u in zip(self.workspace_lower, self.workspace_upper)),
+        expect("workspace_upper", all(u > l for l, u in zip(self.workspace_lower or (), self.workspace_upper or ())),
                f"more than workspace_lower {self.workspace_lower} on each axis")
         expect("action_limit", 0.0 < self.action_limit <= 1.0, "more than 0, at most 1")
-        for name in ("max_step_change", "max_force", "command_timeout_s"):
+        for name in ("max_step_change", "command_timeout_s"):
             expect(name, getattr(self, name) > 0.0, "more than 0")
+        expect("max_force", self.max_force is None or self.max_force > 0.0, "more than 0, or null")
         expect("force_index", int(self.force_index) == self.force_index and self.force_index >= 0, "an index from 0")
 
     @classmethod
@@ -50,7 +54,7 @@ class Limits:
                 raise ValueError(f"limits: unknown key '{key}', expected {', '.join(known)}")
         for key in known:
             if key not in values:
-                raise ValueError(f"limits: '{key}' is missing; every limit must be set")
+                raise ValueError(f"limits: '{key}' is missing; every limit must be set, to null where there is nothing to limit")
         return cls(**values)
 
 
@@ -73,9 +77,14 @@ class SafetyGate:
         self.limits = limits
         self.action_dim = action_dim
         self.action_scale = np.asarray(action_scale, dtype=np.float64)  # m or rad per tick at action 1
-        if self.action_scale.shape != (action_dim,) or action_dim < 3:
-            raise ValueError(f"action_scale: got {self.action_scale.size} numbers for {action_dim} actions, expected "
-                             "one for each of three or more actions (the first three translate the tool)")
+        if self.action_scale.shape != (action_dim,):
+            raise ValueError(f"action_scale: got {self.action_scale.size} numbers for {action_dim} actions, expected one each")
+        if action_dim < 3 and not (limits.workspace_lower is None and limits.max_force is None):
+            raise ValueError(f"limits: workspace_* and max_force need three or more actions of which the first three translate "
+                             f"the tool, the task has {action_dim}; set them to null in the task file")
+        # What of the proprioception the limits read: position first, force from force_index on.
+        self.proprio_needed = max(0 if limits.workspace_lower is None else 3,
+                                  0 if limits.max_force is None else limits.force_index + 3)
         self.counts = {cause: 0 for cause in self.CAUSES}
         self.reason = ""
         self.stopped = False
@@ -139,7 +148,7 @@ class SafetyGate:
             return "stale"
         if not self._chunk.covers(tick):
             return "exhausted"
-        if proprio is None or len(proprio) < self.limits.force_index + 3 or not np.isfinite(proprio).all():
+        if proprio is None or len(proprio) < self.proprio_needed or not np.isfinite(proprio).all():
             return "no_proprio"
         return ""
 
@@ -152,6 +161,8 @@ class SafetyGate:
         if (np.abs(action - self._last) > limits.max_step_change).any():
             self.counts["step_change"] += 1
             action = self._last + change
+        if limits.workspace_lower is None:
+            return action
         motion = action[:3] * self.action_scale[:3]  # m
         after = np.asarray(proprio[:3], dtype=np.float64) + motion
         leaves = (after > limits.workspace_upper) & (motion > 0) | (after < limits.workspace_lower) & (motion < 0)
@@ -164,7 +175,7 @@ class SafetyGate:
     def _limit_force(self, action: np.ndarray, proprio: np.ndarray) -> np.ndarray:
         """Over max_force only a retreat along the base's +z is let through, without its other components; else hold."""
         i = self.limits.force_index
-        if np.linalg.norm(proprio[i:i + 3]) <= self.limits.max_force:
+        if self.limits.max_force is None or np.linalg.norm(proprio[i:i + 3]) <= self.limits.max_force:
             return action
         rise = action[2] if action[2] * self.action_scale[2] > 0 else 0.0
         if rise == 0.0:

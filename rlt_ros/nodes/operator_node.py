@@ -89,7 +89,7 @@ class OperatorNode(RltNode):
                 future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
         axes, buttons = np.zeros(max(8, 1 + max(self.params.axes))), [0] * max(12, 1 + self.params.deadman)
         if wish.stick is not None:
-            axes[self.params.axes] = np.clip(wish.stick, -1.0, 1.0)
+            axes[self.params.axes] = np.clip(wish.stick[: len(self.params.axes)], -1.0, 1.0)
             buttons[self.params.deadman] = 1
         self.joy.publish(Joy(header=header(self.now_ns()), axes=packed(axes), buttons=buttons))
 

@@ -39,6 +39,9 @@ class SafetyNode(RltNode):
         self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
         self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
         self.action_scale = np.asarray(task.action_scale, np.float32)
+        if self.params.interface == "twist" and task.action_dim not in (3, 4):
+            raise ValueError(f"interface 'twist' takes the actions x, y, z and yaw, task '{task.name}' has {task.action_dim}: "
+                             f"{', '.join(task.action_names)}; use interface 'chunk'")
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.sent_tick = -1
@@ -89,7 +92,7 @@ class SafetyNode(RltNode):
 
     def as_twist(self, chunk: Chunk) -> TwistStamped:
         """The first action as a velocity: metres and radians per tick over the tick's seconds."""
-        x, y, z, yaw = (chunk.actions[0] * self.action_scale / self.control.period_s).tolist()
+        x, y, z, yaw = [*(chunk.actions[0] * self.action_scale / self.control.period_s).tolist(), 0.0][:4]
         msg = TwistStamped(header=header(self.now_ns(), self.params.frame_id))
         msg.twist.linear.x, msg.twist.linear.y, msg.twist.linear.z, msg.twist.angular.z = x, y, z, yaw
         return msg

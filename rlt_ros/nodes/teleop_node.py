@@ -30,7 +30,8 @@ class TeleopNode(RltNode):
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for each action; -1: not steered", low=-1)
+        axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for each action; -1 or left out: not steered",
+                                    low=-1)
         scale: list[float] = parameter([0.8, 0.8, 0.8, 0.5], "action at full stick; negative inverts", low=-1.0, high=1.0)
         deadman: int = parameter(description="index into Joy.buttons of the button that must be held", low=0)
         dead_zone: float = parameter(0.1, "part of the stick's way that counts as zero", low=0.0, high=0.9)
@@ -41,11 +42,12 @@ class TeleopNode(RltNode):
         unknown = sorted(set(self.params.buttons) - set(SERVICES))
         if unknown:
             raise ParameterError(f"{self.get_name()}: buttons.{unknown[0]} is unknown, expected one of {', '.join(SERVICES)}")
-        self.action_dim = load_task(self.params.task).action_dim
-        p = self.params
-        if len(p.axes) != self.action_dim:
-            raise ParameterError(f"{self.get_name()}: {len(p.axes)} axes, the task has {self.action_dim} actions; set axes")
-        self.gamepad = Gamepad(p.axes, p.scale, p.deadman, p.dead_zone, p.timeout_s, p.buttons)
+        task, p = load_task(self.params.task), self.params
+        self.action_dim = task.action_dim
+        self.gamepad = Gamepad(p.axes, p.scale, p.deadman, p.dead_zone, p.timeout_s, p.buttons, self.action_dim)
+        idle = [name for name, axis in zip(task.action_names, self.gamepad.axes, strict=True) if axis < 0]
+        if idle:
+            self.get_logger().info(f"no stick steers {', '.join(idle)}; set axes and scale")
         self.commanding = False
         self.commands = self.publish(ActionChunk, "human/command", qos.COMMAND)
         self.requests = {name: self.client(Trigger, SERVICES[name]) for name in p.buttons}

@@ -47,16 +47,8 @@ class EpisodeResult:
 
 def gate_limits(task: Task, period_s: float) -> Limits:
     """The safety gate's limits for a task in the simulator."""
-    wrench = task.wrench_index
-    return Limits(
-        action_limit=1.0,
-        max_step_change=2.0,
-        workspace_lower=tuple(task.limits["workspace_lower"]),
-        workspace_upper=tuple(task.limits["workspace_upper"]),
-        max_force=float(task.limits["max_force"]),
-        force_index=wrench,
-        command_timeout_s=2 * period_s,
-    )
+    simulator = {"action_limit": 1.0, "max_step_change": 2.0, "command_timeout_s": 2 * period_s}
+    return Limits.from_mapping({**simulator, "force_index": task.wrench_index, **task.limits})
 
 
 class LockStep:
@@ -72,9 +64,7 @@ class LockStep:
         if policy is not None:
             self.commander.offer_policy(policy, 1)
         self.machine = EpisodeMachine(round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate))
-        self.gate = None
-        if self.task.limits:
-            self.gate = SafetyGate(gate_limits(self.task, self.period_s), self.task.action_dim, self.task.action_scale)
+        self.gate = SafetyGate(gate_limits(self.task, self.period_s), self.task.action_dim, self.task.action_scale)
         self.tick = 0
 
     def run(self, seed: int, recorder: EpisodeRecorder | None = None) -> EpisodeResult:
@@ -105,10 +95,8 @@ class LockStep:
                     recorder.add_reference(chunk)
                     recorder.add_token(TokenFrame(frame, token, at_frame))
             command = commander.step(tick, proprio)
-            executed = command.candidate
-            if self.gate:
-                self.gate.offer(command.candidate, tick * self.period_s)
-                executed = self.gate.step(tick, tick * self.period_s, proprio)
+            self.gate.offer(command.candidate, tick * self.period_s)
+            executed = self.gate.step(tick, tick * self.period_s, proprio)
             if recorder:
                 recorder.add_proprio(tick, proprio)
                 recorder.add_executed(tick, executed.actions[0], executed.source)
@@ -116,9 +104,8 @@ class LockStep:
                     recorder.add_planned(command.planned)
             env.step(executed.actions[0])
             self.tick += 1
-            if self.gate:
-                i = self.gate.limits.force_index
-                max_force = max(max_force, float(np.linalg.norm(env.proprio()[i : i + 3])))
+            i = self.task.wrench_index  # past the end without a wrench: no force
+            max_force = max(max_force, float(np.linalg.norm(env.proprio()[i : i + 3])))
             if machine.phase is Phase.APPROACH and env.critical():
                 machine.hand_over(self.tick)
                 if recorder:

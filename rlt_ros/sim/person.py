@@ -116,11 +116,13 @@ class SimulatedPerson:
         if self._takeover is None or view is None or not self._takeover[0] <= now_s <= self._takeover[1]:
             return None
         offset = view.offset + self._belief_error
+        if not np.isfinite(offset).all():
+            return None  # the task does not say where the goal is: no idea where to steer
         stick = np.zeros(4)
         stick[:2] = np.clip(-offset[:2] / 0.002, -1.0, 1.0)  # full stick at 2 mm
         aligned = np.hypot(*offset[:2]) < 0.0008
         stick[2] = -0.7 if aligned else (0.3 if offset[2] < 0.001 else 0.0)
-        stick[3] = np.clip(-view.yaw_error / 0.05, -1.0, 1.0)
+        stick[3] = np.clip(-np.nan_to_num(view.yaw_error) / 0.05, -1.0, 1.0)
         return stick + self.random.normal(0.0, 0.05, 4)
 
     def _seen(self, now_s: float) -> View | None:

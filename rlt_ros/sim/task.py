@@ -193,6 +193,9 @@ def _task(path: Path, raw: dict) -> Task:
             raise TaskError(f"{path}: cameras.{name} is {source!r}, expected `render`, `camera:NAME` or `obs:KEY`")
     if top["rate"] <= 0:
         raise TaskError(f"{path}: rate is {top['rate']}, expected a positive number of ticks per second")
+    if top["limits"].get("max_force") is not None and "wrench" not in [k.key for k in state]:
+        raise TaskError(f"{path}: limits.max_force is {top['limits']['max_force']}, but the state has no wrench to measure "
+                        "it; add a part 'wrench' or set it to null")
     return Task(
         name=top["name"], instruction=top["instruction"], environment=env["id"], arguments=env["arguments"], rate=top["rate"],
         cameras=dict(top["cameras"]), state=tuple(state), vla_state=vla_state, action_names=names, action_scale=scale,
@@ -280,8 +283,11 @@ class TaskEnv:
         return self._info
 
     def observation(self) -> dict:
-        """The environment's own observation, for drivers that publish joint states and the like."""
-        return self._observation
+        """The environment's own observation by key, for drivers that publish joint states and the like.
+
+        One that is a bare array is called `observation`.
+        """
+        return self._observation if isinstance(self._observation, dict) else {"observation": self._observation}
 
     def close(self) -> None:
         self.env.close()
@@ -293,7 +299,7 @@ class TaskEnv:
         return float(self._info[rule.key]) > rule.above
 
     def _flat(self) -> np.ndarray:
-        observation = self._observation if isinstance(self._observation, dict) else {"observation": self._observation}
+        observation = self.observation()
         parts = []
         for k in self.task.state:
             if k.key not in observation:

@@ -50,3 +50,16 @@ def test_a_button_is_pressed_once_and_one_held_at_the_start_is_not():
 def test_what_cannot_work_is_refused(changes, text):
     with pytest.raises(ValueError, match=text):
         pad(**changes)
+
+
+@pytest.mark.parametrize(("action_dim", "wanted"), [(1, [1.0]), (3, [1.0, 0.0, -0.5]), (5, [1.0, 0.0, -0.5, 0.0, 0.0])])
+def test_axes_steer_the_actions_in_order_as_far_as_both_reach(action_dim, wanted):
+    p = pad(action_dim=action_dim)
+    p.read([1.0, 1.0], [1, 0], now_s=0.0)
+    np.testing.assert_allclose(p.action(0.0), wanted)
+
+
+def test_an_axis_that_steers_nothing_need_not_exist():
+    p = pad(axes=[0, 9, 9], action_dim=1)
+    p.read([1.0], [1, 0], now_s=0.0)
+    assert p.out_of_range == ""

@@ -198,7 +198,7 @@ def test_an_unknown_limit_is_named():
     ("action_limit", 0.0), ("action_limit", 1.5), ("max_step_change", 0.0), ("max_force", -1.0),
     ("command_timeout_s", 0.0),
     ("workspace_lower", [0.0, 0.0]), ("workspace_lower", [0.0, 2.0, 0.0]),
-    ("workspace_upper", [1.0, float("nan"), 1.0]),
+    ("workspace_upper", [1.0, float("nan"), 1.0]), ("workspace_lower", None),
     ("force_index", -1), ("max_force", float("nan")),
 ])
 def test_a_limit_that_makes_no_sense_is_refused(key, value):
@@ -206,7 +206,30 @@ def test_a_limit_that_makes_no_sense_is_refused(key, value):
         Limits.from_mapping(VALUES | {key: value})
 
 
-@pytest.mark.parametrize("dim, scale", [(4, [0.01] * 3), (2, [0.01] * 2)])
+@pytest.mark.parametrize("dim, scale", [(4, [0.01] * 3), (2, [0.01] * 3)])
 def test_an_action_scale_that_does_not_fit_is_refused(dim, scale):
     with pytest.raises(ValueError, match="action_scale"):
         SafetyGate(Limits.from_mapping(VALUES), dim, scale)
+
+
+JOINTS = {"workspace_lower": None, "workspace_upper": None, "max_force": None}
+
+
+def test_a_task_without_a_tool_says_so_and_is_limited_in_range_step_and_age_only():
+    g = SafetyGate(Limits.from_mapping(VALUES | JOINTS | {"max_step_change": 0.5}), 2, [1.0, 1.0])
+    g.offer(Chunk(100, np.array([[2.0, -0.1]] * 3), 95, Source.ACTOR), 1.0)
+    assert np.allclose(g.step(100, 1.0, np.array([9.0])).actions, [[0.5, -0.1]])
+    assert g.counts["range"] == g.counts["step_change"] == 1
+    assert g.step(101, 1.1, np.array([9.0])).source is Source.HOLD and g.reason == "stale"
+
+
+def test_a_task_without_a_tool_still_holds_without_proprioception():
+    g = SafetyGate(Limits.from_mapping(VALUES | JOINTS), 2, [1.0, 1.0])
+    g.offer(Chunk(100, np.ones((3, 2)), 95, Source.ACTOR), 1.0)
+    assert g.step(100, 1.0, None).source is Source.HOLD and g.reason == "no_proprio"
+
+
+@pytest.mark.parametrize("limited", [JOINTS | {"max_force": 40.0}, {"max_force": None}])
+def test_limits_of_a_tool_need_actions_that_move_it(limited):
+    with pytest.raises(ValueError, match="set them to null"):
+        SafetyGate(Limits.from_mapping(VALUES | limited), 2, [1.0, 1.0])

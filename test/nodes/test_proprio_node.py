@@ -81,7 +81,7 @@ def test_robot_that_is_silent_is_reported_with_its_topics(graph, start):
 
 def test_joint_names_that_do_not_match_are_named(graph, start, peer, tmp_path):
     task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
-    task |= {"state": [{"key": "joint_position", "size": 2}], "vla_state": ["joint_position"]}
+    task |= {"state": [{"key": "joint_position", "size": 2}], "vla_state": ["joint_position"], "limits": {}}
     path = tmp_path / "joints.yaml"
     path.write_text(yaml.safe_dump(task))
     node = start(ProprioNode, task=str(path), joints__joint_position=["elbow", "wrist"])
@@ -104,7 +104,7 @@ def test_joint_names_that_do_not_match_are_named(graph, start, peer, tmp_path):
 
 def test_joints_that_do_not_fit_the_task_fail_at_configure(make, tmp_path):
     task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
-    task |= {"state": [{"key": "joint_position", "size": 6}], "vla_state": ["joint_position"]}
+    task |= {"state": [{"key": "joint_position", "size": 6}], "vla_state": ["joint_position"], "limits": {}}
     path = tmp_path / "joints.yaml"
     path.write_text(yaml.safe_dump(task))
     node = make(ProprioNode, task=str(path), joints__joint_position=["elbow"])

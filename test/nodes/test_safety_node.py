@@ -152,3 +152,8 @@ def test_killed_actor_leaves_the_robot_still(graph, gate, peer, python):
     finally:
         actor.kill()
         actor.wait()
+
+
+def test_twist_of_a_task_with_other_actions_fails_at_configure(make):
+    error = make(SafetyNode, task="reacher", interface="twist", **LIMITS).configure_error
+    assert "interface 'twist'" in error and "shoulder, elbow" in error

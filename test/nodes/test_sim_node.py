@@ -7,9 +7,11 @@ from sensor_msgs.msg import Image, Joy
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.episode import Outcome, Phase
-from rlt_ros.msg import ActionChunk, EpisodeState, SimTruth
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SimTruth
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.nodes.operator_node import OperatorNode
+from rlt_ros.nodes.proprio_node import ProprioNode
+from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.nodes.sim_node import SimNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import stamp_ns
@@ -58,6 +60,26 @@ def test_critical_ticks_without_a_command_are_counted(graph, sim, peer):
     say(peer.episode(Phase.CRITICAL, start_tick=0, critical_tick=1))
     graph.spin_until(lambda: sim.without_fresh > 3, "missing commands")
     assert sim.critical_ticks == sim.without_fresh
+
+
+def test_any_gymnasium_task_is_served_and_moved_through_the_safety_node(graph, start, peer):
+    """Reacher: two joint torques, one array of joint states, no tool, no workspace."""
+    limits = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.2}
+    start(SimNode, task="reacher")
+    start(ProprioNode, task="reacher")
+    start(SafetyNode, task="reacher", proprio_timeout_s=1.0, **limits)
+    pictures = peer.hear(Image, "driver/view/image", qos.SENSOR)
+    heard = peer.hear(Proprio, "proprio", qos.SENSOR)
+    say = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
+    graph.spin_until(lambda: bool(pictures) and bool(heard), "pictures and proprioception")
+    assert (pictures[0].height, pictures[0].width, pictures[0].encoding) == (96, 96, "rgb8")
+    assert len(heard[0].values) == 10
+
+    def moved() -> bool:
+        say(peer.chunk(peer.tick(), [1.0, -1.0], 3))
+        return np.abs(np.subtract(heard[-1].values, heard[0].values))[:4].max() > 0.1  # cosines and sines of the joints
+
+    graph.spin_until(moved, "motion")
 
 
 class Fake:

@@ -102,3 +102,9 @@ def test_button_calls_its_service_once_a_press(graph, pad, peer):
     sent = iter(range(20))
     pad.until(graph, lambda: next(sent, None) is None, "the button held down", held=False, pressed=0)
     assert len(calls) == 1
+
+
+def test_task_with_fewer_actions_than_the_gamepad_has_axes_uses_the_first(graph, start, peer):
+    pad = Pad(start(TeleopNode, task="reacher", deadman=DEADMAN), peer)
+    pad.until(graph, lambda: bool(pad.commands), "human commands")
+    np.testing.assert_allclose(pad.commands[0].actions, [0.8, 0.0], atol=1e-6)

@@ -69,3 +69,10 @@ def test_share_of_interventions_is_kept():
         person.act(10.0 * episode + 1, Phase.CRITICAL)
         taken += person._takeover is not None
     assert 75 <= taken <= 125
+
+
+def test_person_who_cannot_see_the_goal_does_not_take_over():
+    person = SimulatedPerson(Habits(intervention_share=1.0), seed=1)
+    for now_s in np.arange(0.0, 6.0, 0.05):
+        person.see(now_s, view(offset=(np.nan, 0.0, np.nan), yaw_error=np.nan))
+        assert person.act(now_s, Phase.CRITICAL).stick is None

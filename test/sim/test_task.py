@@ -41,9 +41,12 @@ def test_missing_key_is_named(tmp_path, ethernet):
         ("action", {"names": ["x"], "scale": [0.1, 0.1]}, "action.names has 1"),
         ("vla_state", ["touch"], "'touch'"),
         ("hand_over", {"key": "depth", "over": 1}, "'over'"),
+        ("state", [{"key": "pose", "size": 4}, {"key": "twist", "size": 4}], "max_force is 40.0, but the state has no wrench"),
     ],
 )
 def test_bad_values_are_named(tmp_path, ethernet, key, value, said):
+    if key == "state":
+        ethernet["vla_state"] = ["pose"]
     assert said in refused(tmp_path, ethernet | {key: value})
 
 
@@ -66,7 +69,8 @@ def test_an_environment_that_is_not_installed_is_named(tmp_path, ethernet):
 
 def test_state_of_another_size_is_refused(tmp_path, ethernet):
     path = tmp_path / "task.yaml"
-    path.write_text(yaml.safe_dump(ethernet | {"state": [{"key": "pose", "size": 7}], "vla_state": ["pose"]}))
+    other = {"state": [{"key": "pose", "size": 7}], "vla_state": ["pose"], "limits": {}}
+    path.write_text(yaml.safe_dump(ethernet | other))
     with pytest.raises(TaskError, match="'pose' has 4 values, the task file says 7"):
         TaskEnv(load_task(path))
 
@@ -78,6 +82,7 @@ def test_an_environment_that_others_wrote_needs_only_a_file():
     before = env.proprio()
     for _ in range(20):
         env.step(np.array([1.0, -1.0], np.float32))
+    assert list(env.observation()) == ["observation"]
     assert env.proprio().shape == (10,) and np.abs(env.proprio() - before).max() > 0.01
     env.close()
 
