@@ -2,7 +2,7 @@
 
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
-  rlt train vla --task ethernet                       # then the VLA (26 minutes on two cores)
+  rlt train vla --task ethernet                       # then the VLA (35 minutes on two cores)
   rlt train token --task ethernet                     # and the RL token over it (10 minutes)
 """
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
     parser.add_argument("--out", type=Path, help="checkpoint folder (default: the one that ships with the package)")
     parser.add_argument("--scenes", type=int, default=20_000, help="pictures for the grounding stage and the probe (default: 20000)")
-    parser.add_argument("--minutes", type=float, nargs="+", help="vla: grounding and flow stage (12 14); token: one number (8)")
+    parser.add_argument("--minutes", type=float, nargs="+", help="vla: of each stage (12 13 10; 0 goes on without it); token: one number (8)")
     parser.add_argument("--action-weight", type=float, default=1.0, help="token: weight of the action readout; 0 is the paper's loss")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
         scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=stage("scenes"))
         if args.what == "vla":
-            minutes = tuple(args.minutes or (12.0, 14.0))
+            minutes = tuple(args.minutes or (12.0, 13.0, 10.0))
             train.train_vla(task, folder, out, scenes, minutes, seed=args.seed, progress=stage("vla"))
             return 0
         from rlt_ros.data import demos

@@ -132,13 +132,21 @@ class Pi0(nn.Module):
         Returns its key-value cache and the final-layer embeddings of the image tokens, [B, M, E] (the language's are dropped,
         arXiv 2604.23073, section on the token).
         """
-        batch = len(pixels)
-        ids = self.input_ids.expand(batch, -1)
-        mask = torch.ones(pixels.shape[:2], dtype=torch.bool)
-        embeds = self.model.model.embed_prefix(ids, pixels, mask)
+        return self.read(self.see(pixels))
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """The vision tower alone: float [B, N, 3, S, S] -> [B, M, E], the cameras' tokens one after another."""
+        features = self.model.model.vlm.get_image_features(pixels.flatten(0, 1)).pooler_output
+        return features.reshape(len(pixels), self.image_tokens, self.embedding_dim)
+
+    def read(self, features: Tensor):
+        """The language trunk over what :meth:`see` gave, followed by the instruction."""
+        ids = self.input_ids.expand(len(features), -1)
+        words = self.model.model.get_input_embeddings()(ids[:, self.image_tokens :])
         out = self.model.model.vlm(
-            inputs_embeds=embeds, attention_mask=torch.ones_like(ids), token_type_ids=torch.zeros_like(ids), use_cache=True
-        )
+            inputs_embeds=torch.cat([features, words], 1), attention_mask=torch.ones_like(ids),
+            token_type_ids=torch.zeros_like(ids), use_cache=True,
+        )  # fmt: skip
         return out.past_key_values, out.last_hidden_state[:, : self.image_tokens]
 
     def flow_loss(self, cache, proprio: Tensor, actions: Tensor) -> Tensor:

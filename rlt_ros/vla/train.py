@@ -103,47 +103,56 @@ def train_vla(
     demo_folder: Path,
     out: Path,
     scenes: tuple[np.ndarray, np.ndarray],
-    minutes: tuple[float, float] = (12.0, 14.0),
+    minutes: tuple[float, float, float] = (12.0, 13.0, 10.0),
     batch: int = 32,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pi0:
-    """Grounding, then flow matching with grounding kept alive on the side; ``minutes`` of each. Saves into ``out``."""
+    """Three stages of so many ``minutes`` each; saves into ``out`` after each and goes on from there when one is left out (0).
+
+    *ground*: the trunk learns where things are.  *flow*: everything learns flow matching, with grounding kept alive on the side.
+    *act*: the same with the vision tower frozen, whose features are then computed once a picture: three times as many samples.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     frames = DemoFrames(demos.load(demo_folder), horizon=50)
-    policy = new_pi0(task, frames)
-    head = GroundingHead(policy.embedding_dim)
+    policy = new_pi0(task, frames) if minutes[0] else Pi0.load(out)
     images, offsets = scenes
     labels = GroundingHead.target(torch.as_tensor(offsets))
     held_out = max(256, len(images) // 50)  # the last scenes are never trained on
-    policy.train()
+    for stage, budget, peak in zip(("ground", "flow", "act"), minutes, (1e-3, 6e-4, 1e-3), strict=True):
+        if not budget:
+            continue
+        head = GroundingHead(policy.embedding_dim)
+        policy.train()
+        for parameter in vision_parameters(policy):
+            parameter.requires_grad_(stage != "act")
+        parameters = [p for p in [*policy.parameters(), *head.parameters()] if p.requires_grad]
+        if stage == "act":
+            seen, seen_scenes = (see(policy, pictures, progress) for pictures in (frames.images, images))
 
-    def ground(count: int):
-        pick = rng.integers(0, len(images) - held_out, count)
-        _, embeddings = policy.prefix(policy.pixels(_augment(images[pick], rng)))
-        return (head(embeddings) - labels[pick]).square().mean()
+            def prefix(pick, scene: bool, some=(seen, seen_scenes)):
+                return policy.read(some[scene][torch.as_tensor(pick)].float())
+        else:
 
-    parameters = [*policy.parameters(), *head.parameters()]
-    step = 0
-    for stage, budget, peak in (("ground", minutes[0], 1e-3), ("flow", minutes[1], 6e-4)):
+            def prefix(pick, scene: bool, some=(frames.images, images)):
+                return policy.prefix(policy.pixels(_augment(some[scene][pick], rng)))
+
         optimiser = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
-        start, smooth = time.monotonic(), {}
+        start, smooth, step = time.monotonic(), {}, 0
         while (done := (time.monotonic() - start) / (60 * budget)) < 1:
-            warm = min(1.0, (time.monotonic() - start) / 20)
+            warm = min(1.0, step / 200)
             for group in optimiser.param_groups:
                 group["lr"] = peak * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            if stage == "ground":
-                loss = ground(batch)
-                parts = {"ground": float(loss.detach())}
-            else:
+            pick = rng.integers(0, len(images) - held_out, batch if stage == "ground" else batch // 2)
+            loss = (head(prefix(pick, True)[1]) - labels[pick]).square().mean()
+            parts = {"ground": float(loss.detach())}
+            if stage != "ground":
                 pick = rng.integers(0, len(frames), batch)
-                cache, _ = policy.prefix(policy.pixels(_augment(frames.images[pick], rng)))
-                proprio = torch.as_tensor(frames.proprio[pick])
-                flow = policy.flow_loss(cache, proprio, torch.as_tensor(frames.actions[pick]))
-                grounded = ground(batch // 2)
-                loss = flow + grounded
-                parts = {"flow": float(flow.detach()), "ground": float(grounded.detach())}
+                cache, _ = prefix(pick, False)
+                flow = policy.flow_loss(cache, torch.as_tensor(frames.proprio[pick]), torch.as_tensor(frames.actions[pick]))
+                loss = loss + flow
+                parts["flow"] = float(flow.detach())
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -154,19 +163,38 @@ def train_vla(
             if progress and step % 20 == 0:
                 progress(int(1000 * done), 1000, {"step": step, **smooth})
         policy.eval()
-        with torch.inference_mode():
-            near = []
-            for i in range(len(images) - held_out, len(images), 64):
-                _, embeddings = policy.prefix(policy.pixels(images[i : i + 64]))
-                near.append(head(embeddings)[:, 4:].clamp(-0.99, 0.99).atanh() * GroundingHead.NEAR)
-            error = torch.cat(near) - torch.as_tensor(offsets[len(images) - held_out :])
-            close = torch.as_tensor(np.abs(offsets[len(images) - held_out :, :2]).max(1) < 0.002)
-            rmse = error[close].square().mean(0).sqrt()
         if progress:
-            progress(1000, 1000, {"held-out rmse x mm": 1e3 * float(rmse[0]), "y mm": 1e3 * float(rmse[1]), "yaw": float(rmse[3])})
+            progress(1000, 1000, _grounding_error(policy, head, images[-held_out:], offsets[-held_out:]))
         policy.save(out)
-        policy.train()
-    return policy.eval()
+    return policy
+
+
+def vision_parameters(policy: Pi0) -> list[nn.Parameter]:
+    """Of the vision tower and its projection into the language trunk."""
+    return [p for name, p in policy.named_parameters() if "vision_tower" in name or "multi_modal_projector" in name]
+
+
+@torch.inference_mode()
+def see(policy: Pi0, images: np.ndarray, progress: Progress | None = None) -> torch.Tensor:
+    """The vision tower's features float16 [N, M, E] of pictures uint8 [N, cameras, S, S, 3]."""
+    out = []
+    for i in range(0, len(images), 64):
+        out.append(policy.see(policy.pixels(images[i : i + 64])).half())
+        if progress and i % 640 == 0:
+            progress(i, len(images), {})
+    return torch.cat(out).clone()
+
+
+@torch.inference_mode()
+def _grounding_error(policy: Pi0, head: GroundingHead, images: np.ndarray, offsets: np.ndarray) -> dict[str, float]:
+    """Error of the grounding head on scenes that it never saw, of those within 1 mm of the hole."""
+    near = []
+    for i in range(0, len(images), 64):
+        _, embeddings = policy.prefix(policy.pixels(images[i : i + 64]))
+        near.append(head(embeddings)[:, 4:].clamp(-0.97, 0.97).atanh() * GroundingHead.NEAR)
+    close = torch.as_tensor(np.abs(offsets[:, :2]).max(1) < 0.001)
+    rmse = (torch.cat(near) - torch.as_tensor(offsets))[close].square().mean(0).sqrt()
+    return {"x_mm": 1e3 * float(rmse[0]), "y_mm": 1e3 * float(rmse[1]), "yaw_rad": float(rmse[3])}
 
 
 # --- the RL token ----------------------------------------------------------------------------------------------------
