@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", default="base", help="base, demonstrator, or a session folder (default: base)")
     parser.add_argument("--episodes", type=int, default=50, help="default: 50")
     parser.add_argument("--seed", type=int, default=0, help="which scenes; practice never uses any of them (default: 0)")
-    parser.add_argument("--checkpoint", default="", help="VLA checkpoint: shipped name or folder (default: the task's)")
+    parser.add_argument("--checkpoint", default="", help="VLA checkpoint: shipped name or folder (default: the session's, or the task's)")
     parser.add_argument("--json", type=Path, help="write the result there as well")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 

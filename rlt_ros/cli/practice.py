@@ -102,6 +102,7 @@ def evaluate(session: Path, side: str, args: argparse.Namespace, policy: str, mo
     from rich.console import Console
 
     from rlt_ros.sim.evaluate import evaluate as measure
+    from rlt_ros.sim.evaluate import session_settings
 
     console = Console()
     done = 0
@@ -115,7 +116,7 @@ def evaluate(session: Path, side: str, args: argparse.Namespace, policy: str, mo
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    result = measure(args.task, policy, args.eval_episodes, args.seed, progress, checkpoint=model)
+    result = measure(args.task, policy, args.eval_episodes, args.seed, progress, session_settings(session)[0], model)
     print(f"{side} practice: {result['successes']} of {result['episodes']} episodes succeed" + 20 * " ")
     evaluations = report.read_evaluations(session) | {side: result}
     (session / report.EVALUATIONS).write_text(json.dumps(evaluations, indent=2) + "\n", encoding="utf-8")

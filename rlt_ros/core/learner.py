@@ -11,7 +11,7 @@ from typing import Sequence
 
 import torch
 
-from rlt_ros.core.networks import Dims
+from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.replay import ReplayBuffer, Transition
 from rlt_ros.core.td3 import TD3, TD3Config
 from rlt_ros.core.weights import pack
@@ -43,6 +43,17 @@ def checkpoint_dims(path: Path) -> Dims:
     """Sizes of the networks in a checkpoint, for who has seen no transition yet; CheckpointError as in Learner.load."""
     actor = _read(path)["architecture"]["actor"]
     return Dims(**{name: actor[name] for name in ("token", "rl_proprio", "action", "chunk")})
+
+
+def load_actor(path: str | Path) -> tuple[Actor, int]:
+    """The actor of a checkpoint, in inference mode, and its version; whatever critics and settings it was trained with.
+
+    CheckpointError as in Learner.load.
+    """
+    state = _read(Path(path))
+    actor = Actor.from_architecture(state["architecture"]["actor"])
+    actor.load_state_dict(state["td3"]["actor"])
+    return actor.requires_grad_(False).eval(), int(state["version"])
 
 
 class Learner:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
 from rlt_ros.sim.task import Task, TaskEnv, load_task
@@ -27,19 +29,28 @@ def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float
 
 
 def load_policy(session: Path):
-    """The practised actor of a session: a callable for :class:`~rlt_ros.core.commander.Commander`, and its version.
+    """The practised :class:`~rlt_ros.core.networks.Actor` of a session, and its version.
 
     ValueError says what is missing.
     """
-    from rlt_ros.core.learner import Learner, checkpoint_dims
-    from rlt_ros.core.td3 import TD3Config
+    from rlt_ros.core.learner import load_actor
 
     path = Path(session) / "checkpoints" / "learner.ckpt"
     if not path.is_file():
         raise ValueError(f"session {str(session)!r}: no checkpoint {path}; practise first: `rlt practice --session {session}`")
-    learner = Learner(TD3Config(), checkpoint_dims(path))
-    learner.load(path)
-    return learner.td3.actor.act, learner.version
+    return load_actor(path)
+
+
+def session_settings(session: Path) -> tuple[Timing, str]:
+    """Timing and VLA (name or folder, "" unknown) that a session was practised with, from its config.yaml; else the defaults."""
+    path = Path(session) / "config.yaml"
+    if not path.is_file():
+        return Timing(), ""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    section = lambda name: (content.get(name) or {}).get("ros__parameters") or {}  # noqa: E731
+    known = section("/**") | {k: v for k, v in section("/**/replay_node").items() if k == "stride"}
+    timing = Timing(**{f.name: int(known[f.name]) for f in fields(Timing) if f.name in known})
+    return timing, str(section("/**/vla_node").get("model", ""))
 
 
 def evaluate(
@@ -48,11 +59,12 @@ def evaluate(
     episodes: int = 50,
     seed: int = 0,
     progress: Callable[[int, EpisodeResult], None] | None = None,
-    timing: Timing = Timing(),
+    timing: Timing | None = None,
     checkpoint: str | Path = "",
 ) -> dict:
     """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; the dictionary that ``rlt eval --json`` writes.
 
+    ``timing`` and ``checkpoint`` (the VLA), left out: those of the session, else the defaults and the task's own checkpoint.
     ``median_steps_success`` counts control ticks of the critical phase, hand-over to success, as RLT's paper does;
     ``median_episode_steps_success`` those of the whole episode.
     """
@@ -65,8 +77,19 @@ def evaluate(
     else:
         from rlt_ros.vla.frozen import load
 
-        actor = None if policy == "base" else load_policy(Path(policy))[0]
-        run = LockStep(env, load(checkpoint or task.name), timing, actor).run
+        from rlt_ros.core.networks import Dims
+
+        actor, practised, model = None, Timing(), ""
+        if policy != "base":
+            actor = load_policy(Path(policy))[0]
+            practised, model = session_settings(Path(policy))
+        vla = load(checkpoint or model or task.name)
+        timing = timing or practised
+        if actor is not None:
+            wanted = Dims(vla.token_dim, 2 * task.proprio_dim, task.action_dim, timing.chunk_steps)
+            if actor.dims != wanted:
+                raise ValueError(f"session {policy!r}: its actor has {actor.dims}, task '{task.name}' with this VLA needs {wanted}")
+        run = LockStep(env, vla, timing, actor and actor.act).run
     for i in range(episodes):
         results.append(run(first + i))
         if progress:

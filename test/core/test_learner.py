@@ -1,11 +1,12 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from rlt_ros.core import learner as module
-from rlt_ros.core.learner import CheckpointError, Learner
+from rlt_ros.core.learner import CheckpointError, Learner, load_actor
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.replay import Transition
 from rlt_ros.core.td3 import TD3Config
@@ -273,3 +274,21 @@ def test_another_architecture_is_refused_by_name(tmp_path, other, what):
         other.load(path)
     assert "hidden" in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, parameters(other)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"hidden": (8,), "ensemble": 5, "layer_norm": False}])
+def test_the_actor_is_read_without_knowing_how_it_was_trained(tmp_path, settings):
+    learner = filled(config=replace(CONFIG, **settings))
+    learner.step()
+    learner.publish()
+    actor, version = load_actor(learner.save(tmp_path / "l.ckpt"))
+    state = np.ones(3), np.ones(4), np.full((5, 2), 0.3)
+    assert version == 1
+    np.testing.assert_array_equal(actor.act(*state), learner.td3.actor.act(*state))
+
+
+def test_a_damaged_checkpoint_has_no_actor(tmp_path):
+    path = filled(session_dir=tmp_path).save()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=str(path)):
+        load_actor(path)
