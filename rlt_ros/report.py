@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from rlt_ros.data.episodes import EpisodeRecord, read_episodes
 
+DEFAULT_RATE_HZ = 50.0
 WINDOW = 20  # episodes of the moving success rate
 EVALUATIONS = "evaluations.json"  # {"before": {...}, "after": {...}} as `rlt eval --json` writes them
 
@@ -42,11 +44,12 @@ def write_report(session: Path) -> Path:
     evaluations = read_evaluations(session)
     curves = read_curves(session / "metrics")
     settings = session / "config.yaml"
+    rate_hz = read_rate_hz(session)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Practice session {html.escape(session.name)}</title>
 <style>{STYLE}</style></head><body>
 <h1>Practice session {html.escape(session.name)}</h1>
-<p>{html.escape(summary(episodes))}</p>
+<p>{html.escape(summary(episodes, rate_hz))}</p>
 <h2>Before and after</h2>
 {_comparison(evaluations)}
 <h2>Episodes of the practice</h2>
@@ -62,14 +65,24 @@ def write_report(session: Path) -> Path:
     return path
 
 
-def summary(episodes: Sequence[EpisodeRecord]) -> str:
-    """One sentence about the episodes."""
+def summary(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
+    """One sentence about the episodes; `rate_hz` is the control rate that their steps are counted in."""
     counts = {outcome: sum(e.outcome == outcome for e in episodes) for outcome in ("success", "failure", "timeout", "aborted")}
-    minutes = sum(e.critical_steps for e in episodes) / 50.0 / 60.0
+    minutes = sum(e.critical_steps for e in episodes) / rate_hz / 60.0
     return (
         f"{len(episodes)} episodes ({', '.join(f'{n} {outcome}' for outcome, n in counts.items())}), "
-        f"{sum(e.interventions for e in episodes)} interventions, {minutes:.1f} minutes of critical phase at 50 Hz."
+        f"{sum(e.interventions for e in episodes)} interventions, {minutes:.1f} minutes of critical phase at {rate_hz:g} Hz."
     )
+
+
+def read_rate_hz(session: Path) -> float:
+    """The session's control rate from its config.yaml, Hz; 50 where it says none."""
+    path = session / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return float(content["/**"]["ros__parameters"]["rate_hz"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return DEFAULT_RATE_HZ
 
 
 def read_evaluations(session: Path) -> dict:

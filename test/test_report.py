@@ -29,6 +29,13 @@ def test_report_is_one_page_with_plots_and_settings(session):
     assert "30 episodes (20 success, 0 failure, 5 timeout, 5 aborted), 6 interventions" in page
 
 
+def test_minutes_are_counted_at_the_sessions_own_rate(session):
+    steps = sum(100 + index for index in range(1, 31))
+    assert f"{steps / 50 / 60:.1f} minutes of critical phase at 50 Hz" in write_report(session).read_text()
+    (session / "config.yaml").write_text("/**: {ros__parameters: {rate_hz: 20.0}}")
+    assert f"{steps / 20 / 60:.1f} minutes of critical phase at 20 Hz" in write_report(session).read_text()
+
+
 def test_empty_session_has_a_report_too(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "No episode has ended yet" in page and "Not evaluated" in page

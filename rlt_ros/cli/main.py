@@ -17,7 +17,7 @@ from rlt_ros import __version__
 # name -> one line; in the order in which a user meets them
 COMMANDS = {
     "doctor": "check this machine and say what to do about what is missing",
-    "practice": "practise a task in the simulator or on a robot",
+    "practice": "practise a task in the simulator (on a robot: ros2 launch)",
     "eval": "measure how often and how fast a policy succeeds",
     "demos": "record or convert demonstrations",
     "train": "train a VLA or its RL token on demonstrations",

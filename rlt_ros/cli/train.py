@@ -3,7 +3,7 @@
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
   rlt train vla --task ethernet                       # then the VLA (35 minutes on two cores)
-  rlt train token --task ethernet                     # and the RL token over it (10 minutes)
+  rlt train token --task ethernet                     # and the RL token over it (8 minutes)
 """
 
 from __future__ import annotations

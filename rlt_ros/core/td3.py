@@ -32,7 +32,6 @@ class TD3Config:
     beta: float = 0.2  # weight of the anchor, the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3)
     dropout: float = 0.5  # share of samples whose reference the actor does not see, in training only (paper)
     policy_delay: int = 2  # critic updates per actor update (paper, TD3)
-    exploration_std: float = 0.05  # std of the acting noise, normalised action units (ours; paper: "small, fixed")
     # optimisation
     actor_lr: float = 3e-4  # Adam (ours)
     critic_lr: float = 3e-4  # Adam (ours)
@@ -62,7 +61,7 @@ class TD3Config:
         for name in ("gamma", "dropout", "prior_fraction"):
             expect(name, 0.0 <= getattr(self, name) <= 1.0, "0..1")
         expect("tau", 0.0 < self.tau <= 1.0, "more than 0, at most 1")
-        for name in ("target_noise", "target_noise_clip", "beta", "exploration_std", "utd"):
+        for name in ("target_noise", "target_noise_clip", "beta", "utd"):
             expect(name, getattr(self, name) >= 0.0, "0 or more")
         for name in ("actor_lr", "critic_lr", "grad_clip"):
             expect(name, getattr(self, name) > 0.0, "more than 0")

@@ -43,13 +43,13 @@ TABLE = (
     Process("operator_node", where="sim", person="simulated"),
     Process("camera_node"),
     Process("proprio_node"),
-    Process("vla_node", nice=5),
+    Process("vla_node", nice=10),
     Process("teleop_node"),
     Process("actor_node"),
     Process("safety_node"),
     Process("episode_node"),
     Process("replay_node", nice=5),
-    Process("learner_node", nice=10),
+    Process("learner_node", nice=15),
 )
 
 
