@@ -32,10 +32,10 @@ class Peer:
         self.node.create_subscription(msg_type, topic, heard.append, profile)
         return heard
 
-    def say(self, msg_type: type, topic: str, profile) -> Callable:  # noqa: ANN001
+    def say(self, msg_type: type, topic: str, profile, timeout_s: float = 20.0) -> Callable:  # noqa: ANN001
         """A function that publishes on `topic`; somebody listens already when this returns."""
         publisher = self.node.create_publisher(msg_type, topic, profile)
-        self.graph.spin_until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}")
+        self.graph.spin_until(lambda: publisher.get_subscription_count() > 0, f"a subscriber of {topic}", timeout_s)
         return publisher.publish
 
     def call(self, srv_type: type, name: str):  # noqa: ANN201

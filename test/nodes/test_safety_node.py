@@ -125,7 +125,8 @@ def test_killed_actor_leaves_the_robot_still(graph, gate, peer, python):
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('actor_node'))"
     actor = subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)
     try:
-        episode = peer.say(EpisodeState, "episode/state", qos.STATE)
+        # A process of its own, which has torch to load: on a busy machine that alone takes most of a minute.
+        episode = peer.say(EpisodeState, "episode/state", qos.STATE, timeout_s=120.0)
         reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
         proprio = peer.say(Proprio, "proprio", qos.SENSOR)
         began = peer.tick()

@@ -136,7 +136,7 @@ def test_person_says_failure_when_the_plug_is_beyond_repair(graph, fake):
 
 
 def test_person_takes_over_towards_the_jack_and_lets_go(graph, fake):
-    f = fake(intervention_share=1.0, intervention_s=[0.3, 0.4])
+    f = fake(intervention_share=1.0, intervention_s=[1.0, 1.2])
     f.until(graph, lambda: any(msg.buttons[5] for msg in f.joy), "the dead-man", critical=True)
     held = [msg for msg in f.joy if msg.buttons[5]]
     assert held[0].axes[1] < 0.0  # the plug is 2 mm off along +x
