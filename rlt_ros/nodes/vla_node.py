@@ -18,6 +18,7 @@ from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.vla import load
 from rlt_ros.vla.schedule import FrameJoiner, FrameQueue, FrameSet, Schedule
+from rlt_ros.vla.traced import TracedVLA
 
 
 class VlaNode(RltNode):
@@ -33,12 +34,15 @@ class VlaNode(RltNode):
         max_skew_s: float = parameter(0.01, "cameras further apart than this are not one frame", unit="s", low=0.0)
         max_proprio_age_ticks: int = parameter(2, "proprioception of a frame may be so much older", unit="ticks", low=0)
         threads: int = parameter(1, "torch threads", low=1)
+        trace: bool = parameter(True, "record the model's operations once: the same numbers in half the time on a CPU")
 
     def on_configure_(self) -> None:
         import torch
 
         torch.set_num_threads(self.params.threads)
         self.model = load(self.params.model)
+        if self.params.trace:
+            self.model = TracedVLA(self.model)
         # The first inference allocates; it must not be the one that the robot waits for.
         size = self.model.image_size
         blank = {name: np.zeros((size, size, 3), np.uint8) for name in self.model.camera_names}

@@ -158,8 +158,11 @@ class Pi0(nn.Module):
     def sample(self, cache, proprio: np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Integrate the flow from noise at time 1 to actions at time 0: [B, H, A], in the task's normalised units."""
         state = self.states(proprio)
-        x = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)
-        length, steps = cache.get_seq_length(), self.io.flow_steps
+        return self.flow(cache, state, torch.randn(len(state), self.horizon, self.action_dim, generator=generator))
+
+    def flow(self, cache, state: Tensor, noise: Tensor) -> Tensor:
+        """The same from a given normalised state [B, S] and noise [B, H, A]; the cache is as before afterwards."""
+        x, length, steps = noise, cache.get_seq_length(), self.io.flow_steps
         for i in range(steps):
             time = torch.full((len(state),), 1.0 - i / steps)
             out = self.model(state=state, noise=x, timestep=time, past_key_values=cache)

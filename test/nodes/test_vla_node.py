@@ -41,7 +41,7 @@ class Cameras:
 
 @pytest.fixture
 def cameras(start, peer, checkpoint):
-    return Cameras(start(VlaNode, model=str(checkpoint)), peer)
+    return Cameras(start(VlaNode, model=str(checkpoint), trace=False), peer)
 
 
 def test_references_come_from_the_frames_that_chunk_boundaries_need(graph, cameras):
