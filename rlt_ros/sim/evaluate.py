@@ -76,6 +76,7 @@ def evaluate(
         run = lambda scene: _demonstrate(env, scene)  # noqa: E731
     else:
         from rlt_ros.vla.frozen import load
+        from rlt_ros.vla.traced import TracedVLA
 
         from rlt_ros.core.networks import Dims
 
@@ -83,7 +84,7 @@ def evaluate(
         if policy != "base":
             actor = load_policy(Path(policy))[0]
             practised, model = session_settings(Path(policy))
-        vla = load(checkpoint or model or task.name)
+        vla = TracedVLA(load(checkpoint or model or task.name))
         timing = timing or practised
         if actor is not None:
             wanted = Dims(vla.token_dim, 2 * task.proprio_dim, task.action_dim, timing.chunk_steps)
