@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PI0Config, PI0ForConditionalGeneration
+from transformers.utils import logging
 
 
 @dataclass
@@ -97,6 +98,9 @@ class Pi0(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Pi0:
         """Load a checkpoint folder. ValueError names the file that is missing or does not fit."""
+        # Progress bars and hints about training have no place in the log of a node.
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
         io = Pi0Io.read(folder / "rlt.json")
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
