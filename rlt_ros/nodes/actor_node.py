@@ -52,6 +52,8 @@ class ActorNode(RltNode):
         self.proprio_s = -np.inf
         self.episode = EpisodeState()
         self.episode_s = -np.inf
+        self.proprio_tick = -1
+        self.behind = 0  # ticks whose own proprioception had not come: the actor acted on the one before
         self.hold_reason = ""
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
@@ -67,7 +69,7 @@ class ActorNode(RltNode):
         self.commander.exploration_std = self.params.exploration_std
 
     def on_proprio(self, msg: Proprio) -> None:
-        _, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
+        self.proprio_tick, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
         self.proprio_s = time.monotonic()
 
     def on_state(self, msg: RLState) -> None:
@@ -109,6 +111,7 @@ class ActorNode(RltNode):
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
         if silent:  # nobody would end this episode: without its node the robot holds, and goes on when the node is heard again
             self.commander.set_phase(Phase.IDLE, self.episode.start_tick, self.episode.episode)
+        self.behind += self.proprio_tick < tick
         command = self.commander.step(tick, self.proprio if fresh else None)
         self.candidates.publish(chunk_to_msg(command.candidate, self.control))
         if command.planned is not None:
@@ -117,4 +120,4 @@ class ActorNode(RltNode):
         self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
 
     def on_diagnostics_(self) -> dict:
-        return {"policy_version": self.version, "holding": self.hold_reason}
+        return {"policy_version": self.version, "holding": self.hold_reason, "ticks_with_older_proprio": self.behind}
