@@ -10,6 +10,7 @@ log/<node>.log. Ctrl-C ends cleanly and keeps it. A real robot is started with `
 """
 
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -51,8 +52,9 @@ def run(args: argparse.Namespace) -> int:
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    resumed = (session / "config.yaml").is_file()
     session.mkdir(parents=True, exist_ok=True)
+    lock = only_user(session)  # noqa: F841 - held until this returns
+    resumed = (session / "config.yaml").is_file()
     config = write_config(session, args, task)
     print(f"session {session}" + (f", resumed after {len(read_episodes(session))} episodes" if resumed else ""))
     model = config["/**/vla_node"]["ros__parameters"]["model"]
@@ -70,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
         print_comparison(evaluations)
     print(f"report: {report.write_report(session)}")
     return code
+
+
+def only_user(session: Path):
+    """An open file that locks the session; ValueError when another practice has it."""
+    lock = (session / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"session {session} is in use by another `rlt practice`; wait for it or take another folder") from None
+    return lock
 
 
 def write_config(session: Path, args: argparse.Namespace, task) -> dict:

@@ -6,6 +6,7 @@ Heavy imports stand inside the functions: the signal handlers have to be there b
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import inspect
 import os
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlt_ros.ros.node import RltNode
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A busy Python thread keeps the interpreter for 5 ms by default, a quarter of a control period.
 SWITCH_INTERVAL_S = 0.0005
 _SPIN_S = 0.1  # how soon a signal or a failure is noticed
@@ -48,6 +50,7 @@ class _Stop:
 def main(name: str, argv: list[str] | None = None) -> int:
     """Run the node of rlt_ros/nodes/<name>.py until it is told to stop; return the exit code."""
     stop = _Stop()
+    _end_with_parent()
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from rlt_ros.ros.node import RltNode
@@ -58,6 +61,19 @@ def main(name: str, argv: list[str] | None = None) -> int:
     if len(found) != 1:
         raise TypeError(f"{module.__name__} defines {len(found)} nodes, expected one subclass of RltNode")
     return run(found[0], name, argv, stop)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGINT when the supervisor dies, however it dies: nobody would stop this node any more."""
+    parent = os.environ.get("RLT_PARENT")
+    if parent is None:
+        return
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+    except (OSError, AttributeError):  # not Linux
+        return
+    if os.getppid() != int(parent):  # it died before the request
+        sys.exit(0)
 
 
 def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, stop: _Stop | None = None) -> int:

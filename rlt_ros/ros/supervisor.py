@@ -141,7 +141,8 @@ class Supervisor:
         # A process group of its own, not a session: with the kernel's autogroups, niceness counts only within a session, and a
         # learner at nice 15 in its own would take as much as the actor.
         with open(self.log(command.name), "ab") as log:
-            return subprocess.Popen(command.argv, env=os.environ | dict(command.environment), stdin=subprocess.DEVNULL,
+            environment = os.environ | dict(command.environment) | {"RLT_PARENT": str(os.getpid())}
+            return subprocess.Popen(command.argv, env=environment, stdin=subprocess.DEVNULL,
                                     stdout=log, stderr=subprocess.STDOUT, process_group=0)
 
     def _last_line(self, name: str) -> str:

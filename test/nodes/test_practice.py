@@ -1,5 +1,6 @@
 """`rlt practice` as a user starts it: every node as a process, in the simulator, with the simulated person."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -105,8 +106,35 @@ def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tm
     code, output = practice.end()
     assert code == 130, output
     assert "the session is kept" in output
-    assert not [name for name, pid in nodes.items() if Path(f"/proc/{pid}").exists()]
+    assert not [name for name, pid in nodes.items() if runs(pid)]
     assert (tmp_path / "session" / "report.html").is_file()
+
+
+def test_nodes_end_when_the_command_is_killed(practise):
+    practice = practise()
+    practice.until(lambda: "operator_node" in practice.children(), "the processes")
+    nodes = practice.children()
+    practice.process.kill()
+    practice.process.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    while alive := [name for name, pid in nodes.items() if runs(pid)]:
+        assert time.monotonic() < deadline, f"{alive} run on without the command"
+        time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and no zombie (in a container nobody may collect them)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_session_in_use_is_refused(tmp_path, capsys):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["practice", "--session", str(tmp_path), "--no-eval"]) == 1
+    assert "is in use by another" in capsys.readouterr().err
 
 
 def test_process_that_dies_is_reported_by_name_with_its_log(practise):
