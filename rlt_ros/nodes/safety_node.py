@@ -29,7 +29,7 @@ class SafetyNode(RltNode):
         interface: str = parameter("chunk", "what the robot listens to: command/executed itself, or a twist",
                                    choices=("chunk", "twist"))
         frame_id: str = parameter("base_link", "frame of the twist commands")
-        watchdog_phase: float = parameter(0.5, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9)
+        watchdog_phase: float = parameter(0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this stops the robot", unit="s", low=0.02)
         limits: dict = parameter({}, "limits.<name>: replaces the task file's limit of that name")
 

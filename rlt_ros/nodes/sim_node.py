@@ -1,5 +1,6 @@
 """The simulator in the place of a robot: cameras, driver topics and a controller that follows command/executed."""
 
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class SimNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         seed: int = parameter(0, "of the first scene; each reset takes the next", low=0)
-        phase: float = parameter(0.7, "part of the tick after which its action is executed", low=0.1, high=0.95)
+        phase: float = parameter(0.5, "part of the tick after which its action is executed", low=0.1, high=0.95)
         camera_every: int = parameter(2, "ticks from picture to picture", unit="ticks", low=1)
 
     def on_configure_(self) -> None:
@@ -43,8 +44,9 @@ class SimNode(RltNode):
         self.task = load_task(p.task)
         self.env = TaskEnv(self.task, p.seed)
         _ENVIRONMENTS.append(self.env)
+        self.stepping = threading.Lock()  # guards the environment
         self.scene = p.seed
-        self.newest: Chunk | None = None
+        self.commands: deque[Chunk] = deque(maxlen=8)
         self.critical = False
         self.critical_ticks = self.without_fresh = self.bridged = 0
         self.starts: deque[tuple[int, float]] = deque(maxlen=100)
@@ -58,23 +60,30 @@ class SimNode(RltNode):
         self.joints = self.publish(JointState, "driver/joint_states", qos.SENSOR)
         self.truths = self.publish(SimTruth, "sim/truth", qos.SENSOR)
         self.images = {name: self.publish(Image, f"driver/{name}/image", qos.SENSOR) for name in self.task.cameras}
-        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
+        # Deep, and the last few are kept: while a picture is drawn the command for this tick and the next one may both arrive.
+        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.trigger("sim/reset", self.on_reset)
-        self.every_tick(self.on_tick, p.phase)
+        # Drawing takes a good part of a tick: the next command must not have to wait for it.
+        self.every_tick(self.on_tick, p.phase, locked=False)
 
     def on_executed(self, msg: ActionChunk) -> None:
-        self.newest = chunk_from_msg(msg, self.task.action_dim)
+        self.commands.append(chunk_from_msg(msg, self.task.action_dim))
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.critical = msg.phase == Phase.CRITICAL
 
     def on_reset(self) -> str:
-        self.scene += 1
-        self.env.reset(self.scene)
+        with self.stepping:
+            self.scene += 1
+            self.env.reset(self.scene)
         return f"scene {self.scene}"
 
     def on_tick(self, tick: int) -> None:
+        with self.stepping:
+            self.step(tick)
+
+    def step(self, tick: int) -> None:
         begin = time.monotonic()
         self.starts.append((tick, begin))
         self.env.step(self.action(tick))
@@ -88,16 +97,16 @@ class SimNode(RltNode):
 
     def action(self, tick: int) -> np.ndarray:
         """The newest command's action for this tick [A]; hold when it has none, as a controller whose command timed out."""
-        covered = self.newest is not None and self.newest.covers(tick)
+        command = next((chunk for chunk in reversed(tuple(self.commands)) if chunk.covers(tick)), None)
         if self.critical:
             self.critical_ticks += 1
-            self.bridged += covered and self.newest.tick != tick
-            self.without_fresh += not covered
-            if not covered:
+            self.bridged += command is not None and command.tick != tick
+            self.without_fresh += command is None
+            if command is None:
                 self.get_logger().warning(
                     f"tick {tick}: no command for it ({self.without_fresh} of {self.critical_ticks} critical ticks so far)",
                     throttle_duration_sec=2.0)
-        return self.newest.slice(tick, 1)[0] if covered else np.zeros(self.task.action_dim, np.float32)
+        return np.zeros(self.task.action_dim, np.float32) if command is None else command.slice(tick, 1)[0]
 
     def send_state(self, tick: int) -> None:
         seen = self.env.observation()

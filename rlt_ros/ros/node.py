@@ -21,6 +21,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -170,15 +171,16 @@ class RltNode(LifecycleNode):
         self._undo(lambda: self.destroy_timer(timer))
         return timer
 
-    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0) -> TickLoop:
+    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0, locked: bool = True) -> TickLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
         It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
-        short in a node that ticks. The loop's period errors appear in the diagnostics.
+        short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long ticks:
+        messages are received meanwhile, and the node itself guards what both sides touch.
         """
 
         def fire(tick: int) -> None:
-            with self._lock:
+            with self._lock if locked else nullcontext():
                 if self.active:
                     callback(tick)
 
