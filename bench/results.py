@@ -40,7 +40,6 @@ def main() -> int:
             (session / "practised").touch()
         found[f"seed {seed}"] = evaluate(args, f"seed{seed}", session)
     table = write_table(found)
-    (ROOT / "docs" / "results-table.md").write_text(table)
     print(table)
     draw(found, {seed: read_episodes(args.folder / f"seed{seed}") for seed in args.seeds}, ROOT / "docs" / "result.png")
     return 0

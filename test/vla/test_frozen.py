@@ -1,0 +1,90 @@
+"""The shipped VLA: loads through the code of any checkpoint, answers pixels, and refuses what does not fit with words that help."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rlt_ros.sim.task import TaskEnv, load_task
+from rlt_ros.vla import VLAError, load
+from rlt_ros.vla.frozen import CHECKPOINTS
+
+
+@pytest.fixture(scope="module")
+def vla():
+    return load("ethernet")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    env = TaskEnv(load_task("ethernet"), seed=11)
+    yield env.images(), env.proprio()
+    env.close()
+
+
+def test_shapes_are_as_announced(vla, scene):
+    reference, token = vla.infer(*scene)
+    assert reference.shape == (vla.horizon, vla.action_dim) == (50, 4)
+    assert token.shape == (vla.token_dim,)
+    assert np.isfinite(reference).all() and np.abs(reference).max() <= 1
+
+
+def test_the_same_noise_gives_the_same_chunk(vla, scene):
+    chunks = []
+    for seed in (3, 3, 4):
+        vla.seed(seed)
+        chunks.append(vla.infer(*scene)[0])
+    assert np.array_equal(chunks[0], chunks[1])
+    assert not np.array_equal(chunks[0], chunks[2])
+
+
+def test_batched_tokens_are_those_of_single_frames(vla, scene):
+    images, proprio = scene
+    other = {name: picture[::-1].copy() for name, picture in images.items()}
+    batch = vla.tokens([(images, proprio), (other, proprio)])
+    assert np.allclose(batch[0], vla.infer(images, proprio)[1], atol=1e-4)
+    assert np.abs(batch[0] - batch[1]).max() > 0.1  # it looks at the pixels
+
+
+def test_the_decoder_needs_the_shipped_token():
+    report = json.loads((CHECKPOINTS / "ethernet" / "token_report.json").read_text())
+    assert report["reconstruction_zeroed"] > 2 * report["reconstruction_true"]
+    assert report["reconstruction_shuffled"] > 2 * report["reconstruction_true"]
+
+
+@pytest.mark.parametrize(
+    ("images", "proprio", "said"),
+    [
+        ({"wrist": np.zeros((96, 96, 3), np.uint8)}, np.zeros(14), "camera 'base' is missing"),
+        ({c: np.zeros((96, 96, 3), np.float32) for c in ("wrist", "base")}, np.zeros(14), "camera 'wrist': got float32"),
+        ({c: np.zeros((96, 96, 3), np.uint8) for c in ("wrist", "base")}, np.full(14, np.nan), "14 finite numbers"),
+        ({c: np.zeros((96, 96, 3), np.uint8) for c in ("wrist", "base")}, np.zeros(7), "14 finite numbers"),
+    ],
+)
+def test_observations_that_do_not_fit_are_refused(vla, images, proprio, said):
+    with pytest.raises(VLAError, match=said):
+        vla.infer(images, proprio)
+
+
+def test_pictures_of_another_size_are_fitted(vla, scene):
+    images, proprio = scene
+    large = {name: np.repeat(np.repeat(picture, 2, 0), 2, 1) for name, picture in images.items()}
+    assert np.allclose(vla.tokens([(large, proprio)])[0], vla.tokens([(images, proprio)])[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "rlt.json", "token.json", "token.safetensors"])
+def test_a_file_that_is_missing_or_damaged_is_named(tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(CHECKPOINTS / "ethernet", folder)
+    (folder / name).write_bytes(b"{damaged")
+    with pytest.raises(VLAError, match=str(folder)):
+        load(folder)
+    (folder / name).unlink()
+    with pytest.raises(VLAError, match=str(folder)):
+        load(folder)
+
+
+def test_a_checkpoint_that_does_not_exist_tells_which_are_shipped():
+    with pytest.raises(VLAError, match="ethernet"):
+        load("/no/such/folder")
