@@ -15,7 +15,7 @@ from rlt_ros.data.episodes import read_episodes
 from rlt_ros.data.journal import read_journal
 from rlt_ros.sim.task import task_folder
 
-PATIENCE_S = 100.0  # a busy machine takes its time to import torch in five processes
+PATIENCE_S = 240.0  # a busy machine takes its time to import torch in five processes
 
 
 @pytest.fixture
