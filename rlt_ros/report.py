@@ -39,7 +39,9 @@ def write_report(session: Path) -> Path:
         FileNotFoundError: the folder is no session.
     """
     if not session.is_dir():
-        raise FileNotFoundError(f"session {session}: no such folder; give the folder that `rlt practice --session` made")
+        raise FileNotFoundError(
+            f"session {session}: no such folder; give the folder that `rlt practice --session` made"
+        )
     episodes = read_episodes(session)
     evaluations = read_evaluations(session)
     curves = read_curves(session / "metrics")
@@ -67,11 +69,14 @@ def write_report(session: Path) -> Path:
 
 def summary(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     """One sentence about the episodes; `rate_hz` is the control rate that their steps are counted in."""
-    counts = {outcome: sum(e.outcome == outcome for e in episodes) for outcome in ("success", "failure", "timeout", "aborted")}
+    counts = {
+        outcome: sum(e.outcome == outcome for e in episodes) for outcome in ("success", "failure", "timeout", "aborted")
+    }
     minutes = sum(e.critical_steps for e in episodes) / rate_hz / 60.0
     return (
         f"{len(episodes)} episodes ({', '.join(f'{n} {outcome}' for outcome, n in counts.items())}), "
-        f"{sum(e.interventions for e in episodes)} interventions, {minutes:.1f} minutes of critical phase at {rate_hz:g} Hz."
+        f"{sum(e.interventions for e in episodes)} interventions, "
+        f"{minutes:.1f} minutes of critical phase at {rate_hz:g} Hz."
     )
 
 

@@ -19,8 +19,14 @@ def session(tmp_path):
 
 def test_report_is_one_page_with_plots_and_settings(session):
     (session / "config.yaml").write_text("rate_hz: 50.0 # <Hz>")
-    (session / EVALUATIONS).write_text(json.dumps({"before": {"success_rate": 0.4, "episodes": 20, "median_steps_success": None},
-                                                   "after": {"success_rate": 0.9, "episodes": 20, "median_steps_success": 51.0}}))
+    (session / EVALUATIONS).write_text(
+        json.dumps(
+            {
+                "before": {"success_rate": 0.4, "episodes": 20, "median_steps_success": None},
+                "after": {"success_rate": 0.9, "episodes": 20, "median_steps_success": 51.0},
+            }
+        )
+    )
     page = write_report(session).read_text()
     assert "<svg" in page and "http" not in page.split("<svg")[0]
     assert "<td>success rate</td><td>40%</td><td>90%</td>" in page

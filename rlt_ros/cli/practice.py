@@ -5,8 +5,9 @@ examples:
   rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
   rlt practice --session sessions/first --no-eval
 
-A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html and
-log/<node>.log. Ctrl-C ends cleanly and keeps it. A real robot is started with `ros2 launch rlt_ros practice.launch.py`.
+A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html
+and log/<node>.log. Ctrl-C ends cleanly and keeps it.
+A real robot is started with `ros2 launch rlt_ros practice.launch.py`.
 """
 
 import argparse
@@ -31,14 +32,23 @@ LOG_TAIL = 15  # lines
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rlt practice`."""
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
-    parser.add_argument("--session", type=Path, metavar="DIR", help="session folder (default: sessions/<date and time>)")
-    parser.add_argument("--episodes", type=int, default=60, metavar="N", help="practise at most so many episodes (default: 60)")
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="M",
-                        help="practise at most so much critical phase (default: 10)")
+    parser.add_argument(
+        "--session", type=Path, metavar="DIR", help="session folder (default: sessions/<date and time>)"
+    )
+    parser.add_argument(
+        "--episodes", type=int, default=60, metavar="N", help="practise at most so many episodes (default: 60)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, metavar="M", help="practise at most so much critical phase (default: 10)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of scenes, noise and networks (default: 0)")
-    parser.add_argument("--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)")
+    parser.add_argument(
+        "--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)"
+    )
     parser.add_argument("--no-eval", action="store_true", help="practise only, do not evaluate before and after")
-    parser.add_argument("--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)")
+    parser.add_argument(
+        "--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +90,9 @@ def only_user(session: Path):
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ValueError(f"session {session} is in use by another `rlt practice`; wait for it or take another folder") from None
+        raise ValueError(
+            f"session {session} is in use by another `rlt practice`; wait for it or take another folder"
+        ) from None
     return lock
 
 
@@ -99,7 +111,9 @@ def write_config(session: Path, args: argparse.Namespace, task) -> dict:
     known |= {"task": args.task, "rate_hz": task.rate, "session": str(session)}
     # A resumed session goes on with new scenes.
     own("sim_node")["seed"] = PRACTICE_SEED + 10_000 * args.seed + len(read_episodes(session))
-    own("operator_node").update(episodes=args.episodes, minutes=args.minutes, seed=args.seed + len(read_episodes(session)))
+    own("operator_node").update(
+        episodes=args.episodes, minutes=args.minutes, seed=args.seed + len(read_episodes(session))
+    )
     own("actor_node")["seed"] = args.seed
     own("learner_node").setdefault("td3", {})["seed"] = args.seed
     if args.model or source != path:
@@ -170,8 +184,11 @@ def practise(session: Path, args: argparse.Namespace) -> int:
         loops = watch.picture.loops()
         (session / "loops.json").write_text(json.dumps(loops, indent=2) + "\n", encoding="utf-8")
     for death in dead:
-        print(f"{death}; the robot was held. The end of {supervisor.log(death.name)}:\n{tail(supervisor.log(death.name))}",
-              file=sys.stderr)
+        print(
+            f"{death}; the robot was held. The end of {supervisor.log(death.name)}:\n"
+            f"{tail(supervisor.log(death.name))}",
+            file=sys.stderr,
+        )
     for death in unclean:
         if death.name not in {d.name for d in dead}:
             print(f"warning: {death} when it was stopped", file=sys.stderr)

@@ -48,13 +48,19 @@ class Display:
                 self._shown_s = now_s
                 self._live.update(self._table(picture, now_s), refresh=True)
             return
-        for number, outcome, steps in picture.ended[self._printed:]:
-            self.console.print(f"episode {number}: {outcome.name.lower()}" + (f" after {steps} critical steps" if steps else "")
-                               + f"; {self._success(picture)}", soft_wrap=True)
+        for number, outcome, steps in picture.ended[self._printed :]:
+            self.console.print(
+                f"episode {number}: {outcome.name.lower()}"
+                + (f" after {steps} critical steps" if steps else "")
+                + f"; {self._success(picture)}",
+                soft_wrap=True,
+            )
             self._printed += 1
         if now_s - self._shown_s > PLAIN_EVERY_S:
             self._shown_s = now_s
-            self.console.print("; ".join(f"{name}: {value}" for name, value in self._rows(picture, now_s)), soft_wrap=True)
+            self.console.print(
+                "; ".join(f"{name}: {value}" for name, value in self._rows(picture, now_s)), soft_wrap=True
+            )
 
     def _rows(self, picture: Picture, now_s: float) -> list[tuple[str, str]]:
         if not picture.diagnostics:
@@ -78,10 +84,13 @@ class Display:
         return f"{picture.success_rate:.0%} of the last {len(picture.outcomes)} episodes{steps}"
 
     def _loop(self, picture: Picture) -> str:
-        actor, sim = "actor_node", "sim_node"
-        return (f"p99 {picture.value(actor, 'period_error_p99_ms'):.1f} ms, worst {picture.value(actor, 'period_error_max_ms'):.0f} ms "
-                f"off its period; {picture.value(sim, 'ticks_without_fresh_command'):.0f} of {picture.value(sim, 'critical_ticks'):.0f} "
-                f"critical ticks without a command; {picture.value(sim, 'realtime_factor', 1.0):.2f} x real time")
+        actor = lambda key: picture.value("actor_node", key)  # noqa: E731
+        sim = lambda key, default=0.0: picture.value("sim_node", key, default)  # noqa: E731
+        return (
+            f"p99 {actor('period_error_p99_ms'):.1f} ms, worst {actor('period_error_max_ms'):.0f} ms off its period; "
+            f"{sim('ticks_without_fresh_command'):.0f} of {sim('critical_ticks'):.0f} critical ticks without command; "
+            f"{sim('realtime_factor', 1.0):.2f} x real time"
+        )
 
     def _table(self, picture: Picture, now_s: float) -> Table:
         table = Table.grid(padding=(0, 2))

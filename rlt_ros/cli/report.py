@@ -7,8 +7,8 @@ examples:
 import argparse
 from pathlib import Path
 
-from rlt_ros.report import summary, write_report
 from rlt_ros.data.episodes import read_episodes
+from rlt_ros.report import summary, write_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

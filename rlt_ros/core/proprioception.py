@@ -27,8 +27,12 @@ class ProprioAssembler:
         ProprioError: a size that does not fit its part.
     """
 
-    def __init__(self, layout: Sequence[tuple[str, int]], joints: Mapping[str, Sequence[str]] | None = None,
-                 derive_twist: bool = False) -> None:
+    def __init__(
+        self,
+        layout: Sequence[tuple[str, int]],
+        joints: Mapping[str, Sequence[str]] | None = None,
+        derive_twist: bool = False,
+    ) -> None:
         given = joints or {}
         self.layout = tuple(part for part, _ in layout)
         self.joints: dict[str, tuple[str, ...]] = {}
@@ -67,8 +71,9 @@ class ProprioAssembler:
         """Force [N] and torque [N m]."""
         self._add("wrench", tick, stamp_ns, np.array([*force, *torque], np.float32))
 
-    def add_joint_states(self, tick: int, stamp_ns: int, names: Sequence[str], positions: Sequence[float],
-                         velocities: Sequence[float]) -> None:
+    def add_joint_states(
+        self, tick: int, stamp_ns: int, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+    ) -> None:
         """Joint states as the driver orders them [rad or m, rad/s or m/s]."""
         index = {name: i for i, name in enumerate(names)}
         for part, joints in self.joints.items():
@@ -77,11 +82,13 @@ class ProprioAssembler:
                 raise ProprioError(f"joint_states has no {missing} among {list(names)}; set joints.{part}")
             kind, values = ("velocities", velocities) if part == "joint_velocity" else ("positions", positions)
             if len(values) != len(names):
-                raise ProprioError(f"joint_states has {len(values)} {kind} for {len(names)} names; the driver must send both")
+                raise ProprioError(
+                    f"joint_states has {len(values)} {kind} for {len(names)} names; the driver must send both"
+                )
             self._add("joint_states", tick, stamp_ns, np.array([values[index[n]] for n in joints], np.float32), part)
 
     def join(self) -> tuple[int, int, np.ndarray] | None:
-        """(tick, stamp_ns, values float32[P]) once every stream has reached a tick that was not joined yet, else None."""
+        """(tick, stamp_ns, values float32[P]) once every stream has reached a tick not joined yet, else None."""
         if not self.streams <= self._ticks.keys():
             return None
         slowest = min(self.streams, key=self._stamps.__getitem__)

@@ -63,7 +63,9 @@ class JournalWriter:
             self._writer.add_message(self._channel, stamp_ns, entry.data, stamp_ns, entry.sequence)
             self._file.flush()
         except OSError as error:
-            raise JournalError(f"journal {self.path}: {error}; nothing more is recorded until this is solved") from error
+            raise JournalError(
+                f"journal {self.path}: {error}; nothing more is recorded until this is solved"
+            ) from error
 
     def close(self) -> None:
         """Write the index and close; a file without it is still readable."""
@@ -110,12 +112,13 @@ class Journal:
     """What the replay node keeps: the writer, and a cursor from which entries are given out in order.
 
     An entry is given out only after it was written. Whoever missed some asks with `rewind`, and everything from there
-    on comes again, from the files where memory no longer has it. Without a folder nothing is stored, and only the newest
-    `keep` entries can be asked for.
+    on comes again, from the files where memory no longer has it. Without a folder nothing is stored, and only the
+    newest `keep` entries can be asked for.
     """
 
-    def __init__(self, folder: Path | None, schema_name: str, schema_text: str, keep: int = 4000,
-                 warn=lambda text: None) -> None:
+    def __init__(
+        self, folder: Path | None, schema_name: str, schema_text: str, keep: int = 4000, warn=lambda text: None
+    ) -> None:
         self.next_sequence = 0
         self._folder = folder
         self._writer: JournalWriter | None = None

@@ -27,13 +27,17 @@ class ActorNode(RltNode):
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        exploration_std: float = parameter(0.05, "fixed standard deviation of the acting noise, normalised action", low=0.0,
-                                           high=1.0, live=True)
-        lookahead_steps: int = parameter(3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10)
+        exploration_std: float = parameter(
+            0.05, "fixed standard deviation of the acting noise, normalised action", low=0.0, high=1.0, live=True
+        )
+        lookahead_steps: int = parameter(
+            3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10
+        )
         phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
-        episode_timeout_s: float = parameter(1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s",
-                                             low=0.3)
+        episode_timeout_s: float = parameter(
+            1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s", low=0.3
+        )
         seed: int = parameter(0, "seed of the acting noise", low=0)
 
     def on_configure_(self) -> None:
@@ -43,8 +47,14 @@ class ActorNode(RltNode):
         self.task = load_task(self.params.task)
         p = self.params
         self.commander = Commander(
-            action_dim=self.task.action_dim, chunk_steps=p.chunk_steps, latency_ticks=p.latency_ticks,
-            max_age_ticks=p.max_age_ticks, lookahead_steps=p.lookahead_steps, exploration_std=p.exploration_std, seed=p.seed)
+            action_dim=self.task.action_dim,
+            chunk_steps=p.chunk_steps,
+            latency_ticks=p.latency_ticks,
+            max_age_ticks=p.max_age_ticks,
+            lookahead_steps=p.lookahead_steps,
+            exploration_std=p.exploration_std,
+            seed=p.seed,
+        )
         self.version = 0
         self.token_dim = 0
         self.early_weights: PolicyWeights | None = None
@@ -97,8 +107,12 @@ class ActorNode(RltNode):
             return
         # WeightsRejected is a ValueError: counted, logged, and the policy in use stays.
         actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version, None)
-        sizes = {"token": self.token_dim, "rl_proprio": 2 * self.task.proprio_dim, "action": self.task.action_dim,
-                 "chunk": self.params.chunk_steps}
+        sizes = {
+            "token": self.token_dim,
+            "rl_proprio": 2 * self.task.proprio_dim,
+            "action": self.task.action_dim,
+            "chunk": self.params.chunk_steps,
+        }
         wrong = {name: actor.architecture[name] for name, size in sizes.items() if actor.architecture[name] != size}
         if wrong:
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
@@ -109,7 +123,9 @@ class ActorNode(RltNode):
         now_s = time.monotonic()
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
-        if silent:  # nobody would end this episode: without its node the robot holds, and goes on when the node is heard again
+        if (
+            silent
+        ):  # nobody would end this episode: without its node the robot holds, and goes on when the node is heard again
             self.commander.set_phase(Phase.IDLE, self.episode.start_tick, self.episode.episode)
         self.behind += self.proprio_tick < tick
         command = self.commander.step(tick, self.proprio if fresh else None)

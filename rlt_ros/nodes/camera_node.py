@@ -46,8 +46,11 @@ class CameraNode(RltNode):
 
     def report_silence(self) -> None:
         now_s = time.monotonic()
-        silent = [f"camera '{name}' has sent no usable picture on driver/{name}/image for {now_s - heard:.1f} s"
-                  for name, heard in self.heard_s.items() if now_s - heard > self.params.max_silence_s]
+        silent = [
+            f"camera '{name}' has sent no usable picture on driver/{name}/image for {now_s - heard:.1f} s"
+            for name, heard in self.heard_s.items()
+            if now_s - heard > self.params.max_silence_s
+        ]
         if silent and not self.problem:
             self.get_logger().warning("; ".join(silent))
         self.problem = "; ".join(silent)
@@ -60,4 +63,4 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
         return picture
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return cv2.resize(picture[top:top + side, left:left + side], (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)

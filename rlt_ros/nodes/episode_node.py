@@ -32,7 +32,8 @@ class EpisodeNode(RltNode):
         ticks = lambda seconds: round(seconds * p.rate_hz)  # noqa: E731
         self.machine = EpisodeMachine(
             timeout_ticks=ticks(p.critical_timeout_s or task.critical_timeout),
-            approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout))
+            approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout),
+        )
         # A resumed session goes on counting where its list ends.
         done = read_episodes(Path(p.session)) if p.session else []
         self.machine.episode = max((record.index for record in done), default=0)
@@ -53,8 +54,18 @@ class EpisodeNode(RltNode):
 
     def send(self) -> None:
         m = self.machine
-        self.state.publish(EpisodeState(
-            header=header(self.now_ns()), episode=m.episode, phase=int(m.phase), outcome=int(m.outcome),
-            start_tick=m.start_tick, critical_tick=m.critical_tick, end_tick=m.end_tick,
-            successes=m.counters[Outcome.SUCCESS], failures=m.counters[Outcome.FAILURE],
-            timeouts=m.counters[Outcome.TIMEOUT], aborts=m.counters[Outcome.ABORTED]))
+        self.state.publish(
+            EpisodeState(
+                header=header(self.now_ns()),
+                episode=m.episode,
+                phase=int(m.phase),
+                outcome=int(m.outcome),
+                start_tick=m.start_tick,
+                critical_tick=m.critical_tick,
+                end_tick=m.end_tick,
+                successes=m.counters[Outcome.SUCCESS],
+                failures=m.counters[Outcome.FAILURE],
+                timeouts=m.counters[Outcome.TIMEOUT],
+                aborts=m.counters[Outcome.ABORTED],
+            )
+        )

@@ -85,10 +85,16 @@ class LearnerNode(RltNode):
         return SummaryWriter(str(self.session / "metrics"), flush_secs=10)
 
     def make_learner(self, dims: Dims) -> None:
-        wanted = Dims(token=dims.token, rl_proprio=2 * self.task.proprio_dim, action=self.task.action_dim,
-                      chunk=self.params.chunk_steps)
+        wanted = Dims(
+            token=dims.token,
+            rl_proprio=2 * self.task.proprio_dim,
+            action=self.task.action_dim,
+            chunk=self.params.chunk_steps,
+        )
         if dims != wanted:
-            raise ValueError(f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder")
+            raise ValueError(
+                f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder"
+            )
         self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale)
 
     def on_transition(self, msg: TransitionMsg) -> None:
@@ -100,7 +106,7 @@ class LearnerNode(RltNode):
             self.ask(self.learner.next_sequence)
 
     def ask(self, sequence: int) -> None:
-        """Ask the replay for everything from `sequence` on: once a second, but not for ever for what a disk has lost."""
+        """Ask the replay for everything from `sequence` on: once a second, but not for ever for what is lost."""
         if time.monotonic() - self.asked_s < 1.0 or self.request.get_subscription_count() == 0:
             return
         self.asked_s = time.monotonic()
@@ -126,8 +132,15 @@ class LearnerNode(RltNode):
             return
         self.published_updates = learner.updates
         data, sha256, version = learner.publish()
-        self.weights.publish(PolicyWeights(header=header(self.now_ns()), version=version, updates=learner.updates,
-                                           sha256=sha256, data=packed(np.frombuffer(data, np.uint8), "B")))
+        self.weights.publish(
+            PolicyWeights(
+                header=header(self.now_ns()),
+                version=version,
+                updates=learner.updates,
+                sha256=sha256,
+                data=packed(np.frombuffer(data, np.uint8), "B"),
+            )
+        )
 
     def report(self) -> None:
         learner = self.learner
@@ -140,9 +153,18 @@ class LearnerNode(RltNode):
         self.counted = (now_s, learner.updates)
         means = {name: self.sums[name] / max(1.0, self.sums["n"]) for name in CURVES}
         trained, self.sums = self.sums["n"] > 0, defaultdict(float)
-        self.status.publish(LearnerStatus(
-            header=header(self.now_ns()), updates=learner.updates, version=learner.version, replay_size=len(learner.buffer),
-            transitions=learner.transitions, updates_per_s=rate, warm=learner.warm(), **means))
+        self.status.publish(
+            LearnerStatus(
+                header=header(self.now_ns()),
+                updates=learner.updates,
+                version=learner.version,
+                replay_size=len(learner.buffer),
+                transitions=learner.transitions,
+                updates_per_s=rate,
+                warm=learner.warm(),
+                **means,
+            )
+        )
         if self.curves is not None and trained:
             for name, value in {**means, "updates_per_s": rate, "replay_size": len(learner.buffer)}.items():
                 self.curves.add_scalar(name, value, learner.updates)
@@ -152,9 +174,17 @@ class LearnerNode(RltNode):
             self.learner.save()
 
     def on_diagnostics_(self) -> dict:
-        return {} if self.learner is None else {
-            "updates": self.learner.updates, "owed": self.learner.due(), "forgiven": self.learner.forgiven,
-            "version": self.learner.version, "missing_from": self.learner.next_sequence}
+        return (
+            {}
+            if self.learner is None
+            else {
+                "updates": self.learner.updates,
+                "owed": self.learner.due(),
+                "forgiven": self.learner.forgiven,
+                "version": self.learner.version,
+                "missing_from": self.learner.next_sequence,
+            }
+        )
 
 
 def dims_of(transition: Transition) -> Dims:

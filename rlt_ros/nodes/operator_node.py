@@ -16,7 +16,9 @@ from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.person import Habits, SimulatedPerson, View
 
-REQUESTS = {"sim_reset": "sim/reset"} | {name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")}
+REQUESTS = {"sim_reset": "sim/reset"} | {
+    name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
+}
 JOY_HZ = 20.0  # what a joy node's autorepeat sends
 
 
@@ -31,21 +33,32 @@ class OperatorNode(RltNode):
     class Parameters(SharedParameters):
         episodes: int = parameter(0, "stop after so many; 0: no end", low=0)
         minutes: float = parameter(0.0, "stop after so much critical phase; 0: no end", unit="min", low=0.0)
-        reaction_s: list[float] = parameter([0.15, 0.3], "shortest and longest time from seeing to pressing", unit="s", low=0.0)
+        reaction_s: list[float] = parameter(
+            [0.15, 0.3], "shortest and longest time from seeing to pressing", unit="s", low=0.0
+        )
         rest_s: float = parameter(0.5, "pause after an episode", unit="s", low=0.0)
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
         axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for x, y, z, yaw: as the teleop node's", low=0)
         deadman: int = parameter(description="index into Joy.buttons: as the teleop node's", low=0)
-        wait_for: list[str] = parameter([], "nodes whose diagnostics must say that they are active before the first episode")
+        wait_for: list[str] = parameter(
+            [], "nodes whose diagnostics must say that they are active before the first episode"
+        )
         seed: int = parameter(0, "of the person's chances", low=0)
 
     def on_configure_(self) -> None:
         p = self.params
-        self.person = SimulatedPerson(Habits(
-            reaction_s=tuple(p.reaction_s), rest_s=p.rest_s, intervention_share=p.intervention_share,
-            intervention_s=tuple(p.intervention_s), steering_noise_m=p.steering_noise_m), p.seed)
+        self.person = SimulatedPerson(
+            Habits(
+                reaction_s=tuple(p.reaction_s),
+                rest_s=p.rest_s,
+                intervention_share=p.intervention_share,
+                intervention_s=tuple(p.intervention_s),
+                steering_noise_m=p.steering_noise_m,
+            ),
+            p.seed,
+        )
         self.episode: EpisodeState | None = None
         self.finished: set[int] = set()
         self.critical_s = 0.0
@@ -69,7 +82,9 @@ class OperatorNode(RltNode):
                 self.critical_s += (msg.end_tick - msg.critical_tick) * self.control.period_s
 
     def on_diagnostics(self, msg: DiagnosticArray) -> None:
-        self.awaited -= {s.name.rsplit("/", 1)[-1] for s in msg.status if s.level == DiagnosticStatus.OK and s.message == "active"}
+        self.awaited -= {
+            s.name.rsplit("/", 1)[-1] for s in msg.status if s.level == DiagnosticStatus.OK and s.message == "active"
+        }
 
     @property
     def done(self) -> bool:
@@ -102,4 +117,8 @@ class OperatorNode(RltNode):
                 self.person.scene_is_reset()
 
     def on_diagnostics_(self) -> dict:
-        return {"episodes": len(self.finished), "critical_s": round(self.critical_s, 1), "done": self.episode is not None and self.done}
+        return {
+            "episodes": len(self.finished),
+            "critical_s": round(self.critical_s, 1),
+            "done": self.episode is not None and self.done,
+        }

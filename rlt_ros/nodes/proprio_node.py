@@ -25,7 +25,9 @@ class ProprioNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         derive_twist: bool = parameter(False, "compute the twist from two poses, for robots that publish none")
-        joints: dict = parameter({}, "joints.<part of the task's state>: names in the joint states, in the order wanted")
+        joints: dict = parameter(
+            {}, "joints.<part of the task's state>: names in the joint states, in the order wanted"
+        )
         max_silence_s: float = parameter(0.5, "proprioception that is late by more is reported", unit="s", low=0.0)
 
     def on_configure_(self) -> None:

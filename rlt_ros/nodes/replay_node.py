@@ -26,29 +26,32 @@ SEND_HZ = 20.0
 class ReplayNode(RltNode):
     """Stream the transitions of the critical phase, each written to the session's journal before it is published.
 
-    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, replay/request (UInt64:
-    the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
+    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, replay/request
+    (UInt64: the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         stride: int = parameter(2, "ticks between stored states", unit="ticks", low=1)
-        episode_timeout_s: float = parameter(1.0, "episode/state (5 Hz) silent for longer: the episode is lost, its tail dropped",
-                                             unit="s", low=0.3)
+        episode_timeout_s: float = parameter(
+            1.0, "episode/state (5 Hz) silent for longer: the episode is lost, its tail dropped", unit="s", low=0.3
+        )
         catch_up_per_s: float = parameter(2000.0, "transitions sent again to a learner that asks", unit="1/s", low=20.0)
 
     def on_configure_(self) -> None:
         p = self.params
         self.session = Path(p.session) if p.session else None
-        self.journal = Journal(self.session / "journal" if self.session else None, TYPE, ros2msg(TYPE),
-                               warn=self.get_logger().warning)
-        self.recorder = EpisodeRecorder(p.chunk_steps, p.stride, p.latency_ticks, p.max_age_ticks,
-                                        first_sequence=self.journal.next_sequence)
+        self.journal = Journal(
+            self.session / "journal" if self.session else None, TYPE, ros2msg(TYPE), warn=self.get_logger().warning
+        )
+        self.recorder = EpisodeRecorder(
+            p.chunk_steps, p.stride, p.latency_ticks, p.max_age_ticks, first_sequence=self.journal.next_sequence
+        )
         # After a restart the latched end of an episode that is in the list already must not be listed twice.
         self.listed = {record.index for record in read_episodes(self.session)} if self.session else set()
-        # The episode that is being recorded, by number and start: an episode_node that was restarted in the middle of one
-        # gives its number again, and the next one's outcome is not that one's.
+        # The episode that is being recorded, by number and start: an episode_node that was restarted in the middle of
+        # one gives its number again, and the next one's outcome is not that one's.
         self.episode, self.start_tick = -1, -1
         self.heard_s, self.heard_tick = 0.0, -1  # of the newest episode/state
         self.interventions = self.policy_version = 0
@@ -56,9 +59,13 @@ class ReplayNode(RltNode):
         self.replay = self.publish(Transition, "replay", qos.REPLAY)
         # Deep queues: what is lost here is a hole in an episode.
         self.subscribe(RLState, "vla/rl_state", lambda msg: self.recorder.add_token(state_from_msg(msg)), qos.REPLAY)
-        self.subscribe(ActionChunk, "vla/reference", lambda msg: self.recorder.add_reference(chunk_from_msg(msg)), qos.REPLAY)
+        self.subscribe(
+            ActionChunk, "vla/reference", lambda msg: self.recorder.add_reference(chunk_from_msg(msg)), qos.REPLAY
+        )
         self.subscribe(Proprio, "proprio", lambda msg: self.recorder.add_proprio(*proprio_from_msg(msg)), qos.RECORD)
-        self.subscribe(ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk_from_msg(msg)), qos.REPLAY)
+        self.subscribe(
+            ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk_from_msg(msg)), qos.REPLAY
+        )
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(UInt64, "replay/request", lambda msg: self.journal.rewind(msg.data), qos.EVENT)
@@ -102,11 +109,17 @@ class ReplayNode(RltNode):
         if critical:
             self.recorder.end(msg.end_tick, Outcome(msg.outcome))
         if self.session is not None:
-            append_episode(self.session, EpisodeRecord(
-                index=msg.episode, outcome=Outcome(msg.outcome).name.lower(),
-                critical_steps=msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0,
-                total_steps=msg.end_tick - msg.start_tick,
-                interventions=self.interventions if critical else 0, policy_version=self.policy_version if critical else 0))
+            append_episode(
+                self.session,
+                EpisodeRecord(
+                    index=msg.episode,
+                    outcome=Outcome(msg.outcome).name.lower(),
+                    critical_steps=msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0,
+                    total_steps=msg.end_tick - msg.start_tick,
+                    interventions=self.interventions if critical else 0,
+                    policy_version=self.policy_version if critical else 0,
+                ),
+            )
 
     def send(self) -> None:
         session = self.session.name if self.session else ""
@@ -119,4 +132,6 @@ class ReplayNode(RltNode):
             self.replay.publish(data)
 
     def on_diagnostics_(self) -> dict:
-        return {"transitions": self.journal.next_sequence} | {f"skipped_{k}": n for k, n in self.recorder.skipped.items()}
+        return {"transitions": self.journal.next_sequence} | {
+            f"skipped_{k}": n for k, n in self.recorder.skipped.items()
+        }

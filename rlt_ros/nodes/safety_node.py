@@ -20,16 +20,19 @@ class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
     Subscribes: command/candidate (ActionChunk), proprio (Proprio).
-    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and with interface `twist`
-    driver/delta_twist_cmds (TwistStamped).  Services: safety/stop (latches), safety/release.
+    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and with interface
+    `twist` driver/delta_twist_cmds (TwistStamped).  Services: safety/stop (latches), safety/release.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        interface: str = parameter("chunk", "what the robot listens to: command/executed itself, or a twist",
-                                   choices=("chunk", "twist"))
+        interface: str = parameter(
+            "chunk", "what the robot listens to: command/executed itself, or a twist", choices=("chunk", "twist")
+        )
         frame_id: str = parameter("base_link", "frame of the twist commands")
-        watchdog_phase: float = parameter(0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9)
+        watchdog_phase: float = parameter(
+            0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9
+        )
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this stops the robot", unit="s", low=0.02)
         limits: dict = parameter({}, "limits.<name>: replaces the task file's limit of that name")
 
@@ -40,15 +43,21 @@ class SafetyNode(RltNode):
         self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
         self.action_scale = np.asarray(task.action_scale, np.float32)
         if self.params.interface == "twist" and task.action_dim not in (3, 4):
-            raise ValueError(f"interface 'twist' takes the actions x, y, z and yaw, task '{task.name}' has {task.action_dim}: "
-                             f"{', '.join(task.action_names)}; use interface 'chunk'")
+            raise ValueError(
+                f"interface 'twist' takes the actions x, y, z and yaw, task '{task.name}' has {task.action_dim}: "
+                f"{', '.join(task.action_names)}; use interface 'chunk'"
+            )
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.sent_tick = -1
         self.reported: tuple = ()
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
-        self.twist = self.publish(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND) if self.params.interface == "twist" else None
+        self.twist = (
+            self.publish(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND)
+            if self.params.interface == "twist"
+            else None
+        )
         self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.trigger("safety/stop", self.on_stop)
@@ -114,6 +123,13 @@ class SafetyNode(RltNode):
         if force or present != self.reported:
             self.reported = present
             causes = [cause for cause, count in self.gate.counts.items() if count]
-            self.state.publish(SafetyState(
-                header=header(self.now_ns()), estop=present[0], holding=present[1], reason=present[2], causes=causes,
-                counts=[self.gate.counts[cause] for cause in causes]))
+            self.state.publish(
+                SafetyState(
+                    header=header(self.now_ns()),
+                    estop=present[0],
+                    holding=present[1],
+                    reason=present[2],
+                    causes=causes,
+                    counts=[self.gate.counts[cause] for cause in causes],
+                )
+            )

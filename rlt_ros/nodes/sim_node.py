@@ -19,18 +19,19 @@ from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import TaskEnv, load_task
 
 BASE = "base_link"
-# Never closed nor collected: their OpenGL contexts belong to tick threads that have ended; the end of the process frees them.
+# Never closed nor collected: their OpenGL contexts belong to tick threads that have ended.
 _ENVIRONMENTS: list[TaskEnv] = []
 
 
 class SimNode(RltNode):
     """Step a task's environment in real time, once a control tick.
 
-    At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is stamped
-    so. Pictures follow after the state, so that rendering delays no command.
+    At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
+    stamped so. Pictures follow after the state, so that rendering delays no command.
 
     Subscribes: command/executed (ActionChunk), episode/state.  Service: sim/reset (Trigger).
-    Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image, sim/truth (SimTruth).
+    Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image,
+    sim/truth (SimTruth).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class SimNode(RltNode):
         self.joints = self.publish(JointState, "driver/joint_states", qos.SENSOR)
         self.truths = self.publish(SimTruth, "sim/truth", qos.SENSOR)
         self.images = {name: self.publish(Image, f"driver/{name}/image", qos.SENSOR) for name in self.task.cameras}
-        # Deep, and the last few are kept: while a picture is drawn the command for this tick and the next one may both arrive.
+        # Deep, and the last few are kept: when a tick is late, its command and the next one's may both be there.
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.trigger("sim/reset", self.on_reset)
@@ -96,7 +97,7 @@ class SimNode(RltNode):
         self.total_ms.append(1e3 * (time.monotonic() - begin))
 
     def action(self, tick: int) -> np.ndarray:
-        """The newest command's action for this tick [A]; hold when it has none, as a controller whose command timed out."""
+        """The newest command's action for this tick [A]; hold when it has none, as a controller does on a time-out."""
         command = next((chunk for chunk in reversed(tuple(self.commands)) if chunk.covers(tick)), None)
         if self.critical:
             self.critical_ticks += 1
@@ -104,8 +105,9 @@ class SimNode(RltNode):
             self.without_fresh += command is None
             if command is None:
                 self.get_logger().warning(
-                    f"tick {tick}: no command for it ({self.without_fresh} of {self.critical_ticks} critical ticks so far)",
-                    throttle_duration_sec=2.0)
+                    f"tick {tick}: no command ({self.without_fresh} of {self.critical_ticks} critical ticks so far)",
+                    throttle_duration_sec=2.0,
+                )
         return np.zeros(self.task.action_dim, np.float32) if command is None else command.slice(tick, 1)[0]
 
     def send_state(self, tick: int) -> None:
@@ -135,10 +137,18 @@ class SimNode(RltNode):
             q.z, q.w = float(np.sin(yaw / 2)), float(np.cos(yaw / 2))
             self.poses.publish(msg)
         truth = self.env.truth()
-        self.truths.publish(SimTruth(
-            header=top, tick=tick, **truth, offset=[float(v) for v in self.env.info().get("offset", ())],
-            critical=self.env.critical(), success=self.env.success(), failure=self.env.failure(),
-            realtime_factor=self.realtime_factor()))
+        self.truths.publish(
+            SimTruth(
+                header=top,
+                tick=tick,
+                **truth,
+                offset=[float(v) for v in self.env.info().get("offset", ())],
+                critical=self.env.critical(),
+                success=self.env.success(),
+                failure=self.env.failure(),
+                realtime_factor=self.realtime_factor(),
+            )
+        )
 
     def realtime_factor(self) -> float:
         """Simulated over real time, over the last two seconds."""
@@ -151,9 +161,18 @@ class SimNode(RltNode):
         factor = self.realtime_factor()
         self.problem = ""
         if factor < 0.98:
-            self.problem = f"the simulation runs at {factor:.2f} of real time: this machine is too slow or too busy for it"
+            self.problem = (
+                f"the simulation runs at {factor:.2f} of real time: this machine is too slow or too busy for it"
+            )
             self.get_logger().warning(self.problem, throttle_duration_sec=10.0)
         ms = lambda values, q: round(float(np.percentile(values, q)), 2) if values else 0.0  # noqa: E731
-        return {"realtime_factor": round(factor, 3), "critical_ticks": self.critical_ticks, "ticks_bridged": self.bridged,
-                "ticks_without_fresh_command": self.without_fresh, "step_ms_p50": ms(self.step_ms, 50),
-                "step_ms_p99": ms(self.step_ms, 99), "tick_ms_p50": ms(self.total_ms, 50), "tick_ms_p99": ms(self.total_ms, 99)}
+        return {
+            "realtime_factor": round(factor, 3),
+            "critical_ticks": self.critical_ticks,
+            "ticks_bridged": self.bridged,
+            "ticks_without_fresh_command": self.without_fresh,
+            "step_ms_p50": ms(self.step_ms, 50),
+            "step_ms_p99": ms(self.step_ms, 99),
+            "tick_ms_p50": ms(self.total_ms, 50),
+            "tick_ms_p99": ms(self.total_ms, 99),
+        }

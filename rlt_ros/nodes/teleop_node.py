@@ -17,7 +17,8 @@ from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
 SERVICES = {"stop": "safety/stop", "release": "safety/release"} | {
-    name: f"episode/{name}" for name in ("start", "hand_over", "success", "failure", "abort", "reset")}
+    name: f"episode/{name}" for name in ("start", "hand_over", "success", "failure", "abort", "reset")
+}
 
 
 class TeleopNode(RltNode):
@@ -30,18 +31,25 @@ class TeleopNode(RltNode):
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for each action; -1 or left out: not steered",
-                                    low=-1)
-        scale: list[float] = parameter([0.8, 0.8, 0.8, 0.5], "action at full stick; negative inverts", low=-1.0, high=1.0)
+        axes: list[int] = parameter(
+            [1, 0, 4, 3], "index into Joy.axes for each action; -1 or left out: not steered", low=-1
+        )
+        scale: list[float] = parameter(
+            [0.8, 0.8, 0.8, 0.5], "action at full stick; negative inverts", low=-1.0, high=1.0
+        )
         deadman: int = parameter(description="index into Joy.buttons of the button that must be held", low=0)
         dead_zone: float = parameter(0.1, "part of the stick's way that counts as zero", low=0.0, high=0.9)
         timeout_s: float = parameter(0.3, "gamepad silent for longer: intervention ends", unit="s", low=0.02)
-        buttons: dict = parameter({}, f"buttons.<request>: index into Joy.buttons, -1: none; requests: {', '.join(SERVICES)}")
+        buttons: dict = parameter(
+            {}, f"buttons.<request>: index into Joy.buttons, -1: none; requests: {', '.join(SERVICES)}"
+        )
 
     def on_configure_(self) -> None:
         unknown = sorted(set(self.params.buttons) - set(SERVICES))
         if unknown:
-            raise ParameterError(f"{self.get_name()}: buttons.{unknown[0]} is unknown, expected one of {', '.join(SERVICES)}")
+            raise ParameterError(
+                f"{self.get_name()}: buttons.{unknown[0]} is unknown, expected one of {', '.join(SERVICES)}"
+            )
         task, p = load_task(self.params.task), self.params
         self.action_dim = task.action_dim
         self.gamepad = Gamepad(p.axes, p.scale, p.deadman, p.dead_zone, p.timeout_s, p.buttons, self.action_dim)
@@ -63,7 +71,9 @@ class TeleopNode(RltNode):
         for name in self.gamepad.read(msg.axes, msg.buttons, time.monotonic()):
             client = self.requests[name]
             if client.service_is_ready():
-                client.call_async(Trigger.Request()).add_done_callback(lambda future, name=name: self.on_answer(name, future))
+                client.call_async(Trigger.Request()).add_done_callback(
+                    lambda future, name=name: self.on_answer(name, future)
+                )
             else:
                 self.get_logger().warning(f"button '{name}': nobody offers {SERVICES[name]}")
         self.problem = self.gamepad.out_of_range

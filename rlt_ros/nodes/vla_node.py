@@ -88,7 +88,9 @@ class VlaNode(RltNode):
         picture = image_from_msg(msg)
         size = self.model.image_size
         if picture.shape != (size, size, 3):
-            raise ValueError(f"camera '{name}': picture is {picture.shape}, the model wants {(size, size, 3)}; set image_size")
+            raise ValueError(
+                f"camera '{name}': picture is {picture.shape}, the model wants {(size, size, 3)}; set image_size"
+            )
         frame = self.joiner.add(name, stamp_ns(msg.header.stamp), picture)
         if frame is not None:
             self.waiting = frame
@@ -99,11 +101,16 @@ class VlaNode(RltNode):
         frame = self.waiting
         if frame is None or not self.proprios or self.proprios[-1][0] < frame.tick - self.params.max_proprio_age_ticks:
             return
-        fitting = [values for tick, values in self.proprios
-                   if frame.tick - self.params.max_proprio_age_ticks <= tick <= frame.tick]
+        fitting = [
+            values
+            for tick, values in self.proprios
+            if frame.tick - self.params.max_proprio_age_ticks <= tick <= frame.tick
+        ]
         if not fitting:
             self.waiting = None
-            raise ValueError(f"no proprioception for the frame of tick {frame.tick}; newest is of {self.proprios[-1][0]}")
+            raise ValueError(
+                f"no proprioception for the frame of tick {frame.tick}; newest is of {self.proprios[-1][0]}"
+            )
         if self.proprios[-1][0] < frame.tick:
             return  # the tick's own may still come
         self.waiting = None
@@ -124,7 +131,9 @@ class VlaNode(RltNode):
                     self.full_ms.append(1e3 * (time.monotonic() - begin))
                     self.late += self.control.tick(self.now_ns()) >= full.tick + self.params.latency_ticks
                 elif others:
-                    for frame, token in zip(others, self.model.tokens([(f.images, f.proprio) for f in others]), strict=True):
+                    for frame, token in zip(
+                        others, self.model.tokens([(f.images, f.proprio) for f in others]), strict=True
+                    ):
                         self.send(frame, token)
                     self.prefix_ms.append(1e3 * (time.monotonic() - begin) / len(others))
         except Exception as error:
@@ -140,5 +149,9 @@ class VlaNode(RltNode):
         missing = self.joiner.waiting_for()
         self.problem = f"no picture yet from {', '.join(missing)}" if missing else ""
         mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
-        return {"reference_ms": mean(self.full_ms), "prefix_ms": mean(self.prefix_ms), "late_references": self.late,
-                "dropped_frames": self.queue.dropped}
+        return {
+            "reference_ms": mean(self.full_ms),
+            "prefix_ms": mean(self.prefix_ms),
+            "late_references": self.late,
+            "dropped_frames": self.queue.dropped,
+        }

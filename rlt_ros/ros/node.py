@@ -175,8 +175,8 @@ class RltNode(LifecycleNode):
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
         It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
-        short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long ticks:
-        messages are received meanwhile, and the node itself guards what both sides touch.
+        short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long
+        ticks: messages are received meanwhile, and the node itself guards what both sides touch.
         """
 
         def fire(tick: int) -> None:

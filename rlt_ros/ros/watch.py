@@ -42,11 +42,25 @@ class Picture:
         return self.diagnostics.get("operator_node", ("", {}))[1].get("done") == "True"
 
     def loops(self) -> dict[str, dict[str, float]]:
-        """How well each loop kept time: node -> its period errors [ms] and missed ticks, and the simulator's own counts."""
-        kept = ("ticks", "missed", "late_5ms", "period_error_p50_ms", "period_error_p99_ms", "period_error_p999_ms",
-                "period_error_max_ms", "realtime_factor", "critical_ticks",
-                "ticks_without_fresh_command", "late_references", "ticks_with_older_proprio")
-        found = {node: {k: float(v) for k, v in values.items() if k in kept} for node, (_, values) in self.diagnostics.items()}
+        """How well each loop kept time: node -> period errors [ms], missed ticks and what else it counts."""
+        kept = (
+            "ticks",
+            "missed",
+            "late_5ms",
+            "period_error_p50_ms",
+            "period_error_p99_ms",
+            "period_error_p999_ms",
+            "period_error_max_ms",
+            "realtime_factor",
+            "critical_ticks",
+            "ticks_without_fresh_command",
+            "late_references",
+            "ticks_with_older_proprio",
+        )
+        found = {
+            node: {k: float(v) for k, v in values.items() if k in kept}
+            for node, (_, values) in self.diagnostics.items()
+        }
         return {node: values for node, values in found.items() if values}
 
     def problems(self) -> dict[str, str]:

@@ -7,7 +7,9 @@ from rlt_ros.core.gamepad import Gamepad
 
 
 def pad(**changes) -> Gamepad:
-    values = dict(axes=[1, -1, 0], scale=[1.0, 1.0, -0.5], deadman=0, dead_zone=0.2, timeout_s=0.3, buttons={"success": 1})
+    values = dict(
+        axes=[1, -1, 0], scale=[1.0, 1.0, -0.5], deadman=0, dead_zone=0.2, timeout_s=0.3, buttons={"success": 1}
+    )
     return Gamepad(**(values | changes))
 
 
@@ -42,11 +44,14 @@ def test_a_button_is_pressed_once_and_one_held_at_the_start_is_not():
     assert p.read([0.0, 0.0], [0, 1], 0.0) == []
 
 
-@pytest.mark.parametrize(("changes", "text"), [
-    ({"scale": [1.0]}, "3 axes but 1 scales"),
-    ({"deadman": -1}, "a dead-man button is required"),
-    ({"dead_zone": 1.0}, "expected 0 <= dead_zone < 1"),
-])
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"scale": [1.0]}, "3 axes but 1 scales"),
+        ({"deadman": -1}, "a dead-man button is required"),
+        ({"dead_zone": 1.0}, "expected 0 <= dead_zone < 1"),
+    ],
+)
 def test_what_cannot_work_is_refused(changes, text):
     with pytest.raises(ValueError, match=text):
         pad(**changes)

@@ -20,7 +20,11 @@ def fill(journal: Journal, count: int) -> None:
 def test_entry_is_on_disk_when_append_returns(tmp_path):
     j = journal(tmp_path)
     fill(j, 3)
-    assert [e.data for e in read_journal(tmp_path)] == [b"entry 0", b"entry 1", b"entry 2"]  # not closed: as if killed now
+    assert [e.data for e in read_journal(tmp_path)] == [
+        b"entry 0",
+        b"entry 1",
+        b"entry 2",
+    ]  # not closed: as if killed now
 
 
 def test_finished_file_is_an_indexed_mcap_that_says_what_is_in_it(tmp_path):
@@ -56,7 +60,7 @@ def test_torn_tail_is_skipped_with_a_warning_wherever_it_is_torn(tmp_path):
         warnings = []
         assert last_sequence(tmp_path, warnings.append) in (1, 2)  # 2 where only its index is torn
         assert str(path) in warnings[0]
-    path.write_bytes(content[:complete + 20])
+    path.write_bytes(content[: complete + 20])
     assert journal(tmp_path).next_sequence == 2
 
 

@@ -54,15 +54,30 @@ class Peer:
     def proprio(self, tick: int, values: np.ndarray = PROPRIO) -> Proprio:
         return proprio_to_msg(values, self.clock, self.clock.stamp_ns(tick))
 
-    def chunk(self, tick: int, action: list[float], steps: int = 1, source: Source = Source.VLA, **fields) -> ActionChunk:
+    def chunk(
+        self, tick: int, action: list[float], steps: int = 1, source: Source = Source.VLA, **fields
+    ) -> ActionChunk:
         """The same action `steps` times from `tick` on."""
         actions = np.tile(np.array(action, np.float32), (steps, 1))
         return chunk_to_msg(Chunk(tick, actions, fields.pop("observation_tick", tick), source, **fields), self.clock)
 
-    def episode(self, phase: Phase, start_tick: int = -1, critical_tick: int = -1, end_tick: int = -1,
-                outcome: Outcome = Outcome.NONE, episode: int = 1) -> EpisodeState:
-        return EpisodeState(episode=episode, phase=int(phase), outcome=int(outcome), start_tick=start_tick,
-                            critical_tick=critical_tick, end_tick=end_tick)
+    def episode(
+        self,
+        phase: Phase,
+        start_tick: int = -1,
+        critical_tick: int = -1,
+        end_tick: int = -1,
+        outcome: Outcome = Outcome.NONE,
+        episode: int = 1,
+    ) -> EpisodeState:
+        return EpisodeState(
+            episode=episode,
+            phase=int(phase),
+            outcome=int(outcome),
+            start_tick=start_tick,
+            critical_tick=critical_tick,
+            end_tick=end_tick,
+        )
 
 
 @pytest.fixture

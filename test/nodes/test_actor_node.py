@@ -119,7 +119,9 @@ def test_actor_acts_in_the_critical_phase_once_there_are_weights(graph, driven):
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
     np.testing.assert_allclose(driven.candidates[-1].actions, ACTED, atol=1e-5)
     assert driven.candidates[-1].policy_version == 3
-    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference outside the critical phase")
+    driven.until(
+        graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference outside the critical phase"
+    )
 
 
 def test_weights_are_swapped_at_a_chunk_boundary(graph, driven):
@@ -180,7 +182,9 @@ def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):
 def test_candidate_carries_a_lookahead_within_its_chunk(graph, driven):
     driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
     driven.until(graph, Phase.APPROACH, lambda: len(driven.planned) > 3, "chunks")
-    plans = {tick: plan for plan in driven.planned for tick in range(plan.tick, plan.tick + plan.steps)}  # the newest of each
+    plans = {
+        tick: plan for plan in driven.planned for tick in range(plan.tick, plan.tick + plan.steps)
+    }  # the newest of each
     moving = [msg for msg in driven.candidates if msg.source == Source.VLA and msg.tick in plans]
     assert max(msg.steps for msg in moving) == 3
     for msg in moving:
@@ -205,7 +209,7 @@ def test_messages_of_the_wrong_size_are_dropped(graph, driven, peer):
 
 
 def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, start, peer, python):
-    """SIGKILL in the critical phase: the latched phase is not acted upon for ever, and nothing moves after the restart."""
+    """SIGKILL in the critical phase: the latched phase is not acted upon for ever; nothing moves after the restart."""
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('episode_node'))"
     run = lambda: subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)  # noqa: E731
     node = start(ActorNode, exploration_std=0.0)

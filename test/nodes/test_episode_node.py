@@ -54,7 +54,9 @@ def test_state_is_latched_for_who_comes_late(graph, start, peer, call):
 
 
 def test_resumed_session_goes_on_counting(start, call, tmp_path):
-    append_episode(tmp_path, EpisodeRecord(index=7, outcome="success", critical_steps=5, total_steps=9, interventions=0,
-                                           policy_version=0))
+    append_episode(
+        tmp_path,
+        EpisodeRecord(index=7, outcome="success", critical_steps=5, total_steps=9, interventions=0, policy_version=0),
+    )
     start(EpisodeNode, session=str(tmp_path))
     assert call("start").message == "episode 8: APPROACH"

@@ -12,19 +12,39 @@ from rlt_ros.nodes.learner_node import LearnerNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import transition_to_msg
 
-QUICK = {"td3__hidden": [8, 8], "td3__batch_size": 8, "td3__min_buffer": 8, "td3__warm_transitions": 12,
-         "td3__warm_updates": 10, "td3__utd": 1.0, "publish_hz": 20.0}
+QUICK = {
+    "td3__hidden": [8, 8],
+    "td3__batch_size": 8,
+    "td3__min_buffer": 8,
+    "td3__warm_transitions": 12,
+    "td3__warm_updates": 10,
+    "td3__utd": 1.0,
+    "publish_hz": 20.0,
+}
 
 
 def transition(sequence: int, token_dim: int = 6) -> Transition:
     random = np.random.default_rng(sequence)
     chunk = lambda: random.uniform(-1, 1, (10, 4)).astype(np.float32)  # noqa: E731
     return Transition(
-        sequence=sequence, episode=1, tick=2 * sequence, token=random.normal(size=token_dim).astype(np.float32),
-        proprio=random.normal(size=28).astype(np.float32), reference=chunk(), action=chunk(),
-        rewards=np.zeros(10, np.float32), steps=10, next_token=random.normal(size=token_dim).astype(np.float32),
-        next_proprio=random.normal(size=28).astype(np.float32), next_reference=chunk(), terminated=False, truncated=False,
-        sources=np.ones(10, np.uint8), token_age_ticks=5, policy_version=0)
+        sequence=sequence,
+        episode=1,
+        tick=2 * sequence,
+        token=random.normal(size=token_dim).astype(np.float32),
+        proprio=random.normal(size=28).astype(np.float32),
+        reference=chunk(),
+        action=chunk(),
+        rewards=np.zeros(10, np.float32),
+        steps=10,
+        next_token=random.normal(size=token_dim).astype(np.float32),
+        next_proprio=random.normal(size=28).astype(np.float32),
+        next_reference=chunk(),
+        terminated=False,
+        truncated=False,
+        sources=np.ones(10, np.uint8),
+        token_age_ticks=5,
+        policy_version=0,
+    )
 
 
 class Replay:
@@ -88,7 +108,9 @@ def test_new_learner_asks_for_everything(graph, start, replay):
     assert r.requests[0].data == 0
 
 
-def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothing_twice(graph, start, stop, replay, tmp_path):
+def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothing_twice(
+    graph, start, stop, replay, tmp_path
+):
     node = start(LearnerNode, session=str(tmp_path), **QUICK)
     r = replay()
     r.send(*range(20))
@@ -102,7 +124,9 @@ def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothi
     assert node.learner.updates == 20
     graph.spin_until(lambda: bool(r.weights), "the resumed weights")
     assert r.weights[-1].version > version
-    graph.spin_until(lambda: node.count_publishers("replay") > 0 and r.peer.node.count_subscribers("replay") > 0, "the connection")
+    graph.spin_until(
+        lambda: node.count_publishers("replay") > 0 and r.peer.node.count_subscribers("replay") > 0, "the connection"
+    )
 
     def again() -> bool:
         r.send(*range(20))

@@ -33,8 +33,13 @@ class Practice:
     def __init__(self, python: str, session: Path, *arguments: str) -> None:
         self.session = session
         code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
-        self.process = subprocess.Popen([python, "-c", code, "practice", "--session", str(session), "--no-eval", *arguments],
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        self.process = subprocess.Popen(
+            [python, "-c", code, "practice", "--session", str(session), "--no-eval", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def children(self) -> dict[str, int]:
         """Name -> process id of the nodes that run."""
@@ -53,7 +58,9 @@ class Practice:
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if self.process.poll() is not None:
-                pytest.fail(f"the practice ended with {self.process.returncode} before {what}: {self.process.stdout.read()}")
+                pytest.fail(
+                    f"the practice ended with {self.process.returncode} before {what}: {self.process.stdout.read()}"
+                )
             if time.monotonic() > deadline:
                 pytest.fail(f"waited {PATIENCE_S} s for {what}")
             time.sleep(0.05)
@@ -69,7 +76,9 @@ def practise(python, tmp_path, task, checkpoint):
     running = []
 
     def started(*arguments: str) -> Practice:
-        running.append(Practice(python, tmp_path / "session", "--task", str(task), "--model", str(checkpoint), *arguments))
+        running.append(
+            Practice(python, tmp_path / "session", "--task", str(task), "--model", str(checkpoint), *arguments)
+        )
         return running[-1]
 
     yield started
@@ -83,7 +92,9 @@ def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
     code, output = practise("--episodes", "1").end()
     assert code == 0, output
     session = tmp_path / "session"
-    assert {"journal", "metrics", "config.yaml", "episodes.jsonl", "report.html", "log"} <= {p.name for p in session.iterdir()}
+    assert {"journal", "metrics", "config.yaml", "episodes.jsonl", "report.html", "log"} <= {
+        p.name for p in session.iterdir()
+    }
     (episode,) = read_episodes(session)
     assert episode.index == 1 and episode.outcome in ("timeout", "success")
     assert list(read_journal(session / "journal"))
@@ -141,7 +152,9 @@ def test_process_that_dies_is_reported_by_name_with_its_log(practise):
     practice = practise()
     practice.until(lambda: "proprio_node" in practice.children(), "the process")
     log = practice.session / "log" / "proprio_node.log"
-    practice.until(lambda: log.is_file() and log.stat().st_size > 0 or "operator_node" in practice.children(), "its log")
+    practice.until(
+        lambda: log.is_file() and log.stat().st_size > 0 or "operator_node" in practice.children(), "its log"
+    )
     os.kill(practice.children()["proprio_node"], signal.SIGKILL)
     code, output = practice.end()
     assert code == 1, output

@@ -16,8 +16,10 @@ from rlt_ros.sim.task import task_folder
 @pytest.fixture
 def robot(peer):
     """Publishes the three streams of a tick with the same stamp."""
-    says = [peer.say(t, f"driver/{n}", qos.SENSOR)
-            for t, n in ((PoseStamped, "pose"), (TwistStamped, "twist"), (WrenchStamped, "wrench"))]
+    says = [
+        peer.say(t, f"driver/{n}", qos.SENSOR)
+        for t, n in ((PoseStamped, "pose"), (TwistStamped, "twist"), (WrenchStamped, "wrench"))
+    ]
 
     def send(tick: int, x: float = 0.45, force: float = 3.0) -> None:
         top = header(peer.clock.stamp_ns(tick))
@@ -89,7 +91,9 @@ def test_joint_names_that_do_not_match_are_named(graph, start, peer, tmp_path):
     say = peer.say(JointState, "driver/joint_states", qos.SENSOR)
 
     def dropped() -> bool:
-        say(JointState(header=header(peer.clock.stamp_ns(peer.tick())), name=["wrist", "shoulder"], position=[1.0, 2.0]))
+        say(
+            JointState(header=header(peer.clock.stamp_ns(peer.tick())), name=["wrist", "shoulder"], position=[1.0, 2.0])
+        )
         return node.rejected["driver/joint_states"] > 0
 
     graph.spin_until(dropped, "the drop")

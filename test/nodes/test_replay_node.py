@@ -33,7 +33,9 @@ class Streams:
         self.episodes = peer.say(EpisodeState, "episode/state", qos.STATE)
         self.request = peer.say(UInt64, "replay/request", qos.EVENT)
 
-    def play(self, graph, node, episode: int, first: int, outcome: Outcome = Outcome.SUCCESS, human: range = range(0)) -> None:
+    def play(
+        self, graph, node, episode: int, first: int, outcome: Outcome = Outcome.SUCCESS, human: range = range(0)
+    ) -> None:
         """An episode that starts at tick `first`, is critical 20 ticks later and ends after STEPS more."""
         critical, end = first + 20, first + 20 + STEPS
         start = {"start_tick": first, "episode": episode}
@@ -52,7 +54,9 @@ class Streams:
         if outcome == Outcome.NONE:
             return  # nobody said how it ended
         self.episodes(self.peer.episode(Phase.ENDED, critical_tick=critical, end_tick=end, outcome=outcome, **start))
-        graph.spin_until(lambda: bool(self.heard) and self.heard[-1].tick == end - 2, "the last transition of the episode")
+        graph.spin_until(
+            lambda: bool(self.heard) and self.heard[-1].tick == end - 2, "the last transition of the episode"
+        )
 
 
 @pytest.fixture
@@ -101,7 +105,9 @@ def test_time_out_truncates(graph, start, streams):
     assert not any(msg.terminated or any(msg.rewards) for msg in s.heard)
 
 
-def test_restart_goes_on_counting_after_a_torn_tail_and_gives_all_again_on_request(graph, start, stop, streams, tmp_path):
+def test_restart_goes_on_counting_after_a_torn_tail_and_gives_all_again_on_request(
+    graph, start, stop, streams, tmp_path
+):
     node = start(ReplayNode, **PATIENT, session=str(tmp_path))
     s = streams()
     s.play(graph, node, 1, 1000)
@@ -113,8 +119,14 @@ def test_restart_goes_on_counting_after_a_torn_tail_and_gives_all_again_on_reque
 
     node = start(ReplayNode, **PATIENT, session=str(tmp_path))
     assert node.journal.next_sequence == count - 1
-    graph.spin_until(lambda: node.count_publishers("replay/request") > 0 and s.peer.node.count_subscribers("replay/request") > 0
-                     and s.peer.node.count_publishers("replay") > 0, "the connection")
+    graph.spin_until(
+        lambda: (
+            node.count_publishers("replay/request") > 0
+            and s.peer.node.count_subscribers("replay/request") > 0
+            and s.peer.node.count_publishers("replay") > 0
+        ),
+        "the connection",
+    )
     s.heard.clear()
 
     def asked() -> bool:
@@ -122,7 +134,7 @@ def test_restart_goes_on_counting_after_a_torn_tail_and_gives_all_again_on_reque
         return len(s.heard) >= count - 1
 
     graph.spin_until(asked, "what was before")
-    assert [msg.sequence for msg in s.heard[:count - 1]] == list(range(count - 1))
+    assert [msg.sequence for msg in s.heard[: count - 1]] == list(range(count - 1))
     s.heard.clear()
     s.play(graph, node, 2, 2000)
     fresh = [msg.sequence for msg in s.heard if msg.episode == 2]
@@ -132,7 +144,9 @@ def test_restart_goes_on_counting_after_a_torn_tail_and_gives_all_again_on_reque
 
 def test_session_folder_that_cannot_be_written_fails_at_configure(make, tmp_path):
     (tmp_path / "journal").write_text("a file where a folder should be")
-    assert f"journal folder {tmp_path / 'journal'}" in make(ReplayNode, **PATIENT, session=str(tmp_path)).configure_error
+    assert (
+        f"journal folder {tmp_path / 'journal'}" in make(ReplayNode, **PATIENT, session=str(tmp_path)).configure_error
+    )
 
 
 def test_outcome_of_the_next_episode_is_no_reward_for_a_lost_one(graph, start, streams, tmp_path):
@@ -145,7 +159,7 @@ def test_outcome_of_the_next_episode_is_no_reward_for_a_lost_one(graph, start, s
     s.play(graph, node, 1, 2000)
     lost = [msg for msg in s.heard if msg.tick < 2000]
     assert lost and not any(any(msg.rewards) or msg.terminated for msg in lost)
-    assert [msg.tick for msg in s.heard[len(lost):]] == list(range(2020, 2020 + STEPS, 2))
+    assert [msg.tick for msg in s.heard[len(lost) :]] == list(range(2020, 2020 + STEPS, 2))
     assert s.heard[-1].rewards[s.heard[-1].steps - 1] == 1.0
     (listed,) = read_episodes(tmp_path)
     assert listed.critical_steps == STEPS

@@ -76,7 +76,7 @@ def test_emergency_stop_stays_until_a_person_releases_it(graph, gate, peer):
         return len(gate.heard) > first + 25
 
     graph.spin_until(commanded_in_vain, "25 ticks under the stop")
-    assert all(msg.source == Source.HOLD for msg in gate.heard[first + 1:])
+    assert all(msg.source == Source.HOLD for msg in gate.heard[first + 1 :])
     graph.spin_until(lambda: states[-1].estop and states[-1].reason == "estop", "the state")
     assert peer.call(Trigger, "safety/release").success
     graph.spin_until(lambda: driven(gate), "motion after the release")

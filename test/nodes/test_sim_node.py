@@ -148,5 +148,3 @@ def test_person_waits_for_the_nodes_that_it_was_told(graph, fake):
     count = len(f.states)
     f.until(graph, lambda: len(f.states) > count + 5, "a second")
     assert f.resets == 0 and "waiting for vla_node" in fake.node.problem
-
-

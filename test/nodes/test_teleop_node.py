@@ -77,7 +77,9 @@ def test_lost_gamepad_ends_the_intervention_with_one_zero_command(graph, pad):
 
 
 def test_gamepad_with_too_few_axes_or_buttons_moves_nothing_and_is_reported(graph, pad):
-    pad.until(graph, lambda: "button 'deadman' is index 5, the gamepad has 2 buttons" in pad.node.problem, "report", buttons=2)
+    pad.until(
+        graph, lambda: "button 'deadman' is index 5, the gamepad has 2 buttons" in pad.node.problem, "report", buttons=2
+    )
     assert not pad.commands
     pad.until(graph, lambda: "axis of component" in pad.node.problem, "report", axes=1)
 

@@ -7,7 +7,9 @@ from rlt_ros.sim.person import Habits, SimulatedPerson, View
 
 
 def view(offset=(0.002, -0.001, 0.01), **fields) -> View:
-    return View(np.array(offset), fields.pop("yaw_error", 0.0), fields.pop("critical", False), fields.pop("success", False))
+    return View(
+        np.array(offset), fields.pop("yaw_error", 0.0), fields.pop("critical", False), fields.pop("success", False)
+    )
 
 
 def first_request(person: SimulatedPerson, phase: Phase, seen: View, since_s: float, until_s: float):

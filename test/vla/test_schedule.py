@@ -27,12 +27,15 @@ def test_pictures_too_far_apart_make_none_and_nothing_is_used_twice():
     assert joiner.add("wrist", 121 * MS, PICTURE) is None
 
 
-@pytest.mark.parametrize(("interval", "first", "wanted"), [
-    (2, 1, {5}),  # the simulator: every second tick, on the tick
-    (2, 0, {4}),  # the last frame before it
-    (1, 0, {5}),
-    (5, 3, {3}),
-])
+@pytest.mark.parametrize(
+    ("interval", "first", "wanted"),
+    [
+        (2, 1, {5}),  # the simulator: every second tick, on the tick
+        (2, 0, {4}),  # the last frame before it
+        (1, 0, {5}),
+        (5, 3, {3}),
+    ],
+)
 def test_last_frame_before_the_needed_tick_gets_the_full_inference(interval, first, wanted):
     schedule = Schedule(chunk_steps=10, latency_ticks=5)
     frames = range(first, first + 200, interval)

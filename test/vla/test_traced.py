@@ -10,8 +10,10 @@ from rlt_ros.vla.traced import TracedVLA
 @pytest.fixture
 def scene():
     random = np.random.default_rng(3)
-    return lambda vla: ({name: random.integers(0, 256, (vla.image_size, vla.image_size, 3), np.uint8)
-                         for name in vla.camera_names}, random.normal(size=vla.proprio_dim).astype(np.float32))
+    return lambda vla: (
+        {name: random.integers(0, 256, (vla.image_size, vla.image_size, 3), np.uint8) for name in vla.camera_names},
+        random.normal(size=vla.proprio_dim).astype(np.float32),
+    )
 
 
 def test_traced_vla_gives_the_same_numbers(checkpoint, scene):
