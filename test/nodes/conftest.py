@@ -45,6 +45,23 @@ class Peer:
         self.graph.spin_until(future.done, f"the answer of {name}")
         return future.result()
 
+    def ask(self, srv_type: type, name: str, seen: Callable[[], bool], timeout_s: float = 40.0) -> None:
+        """Call a service of another process, once a second, until what it does is `seen`.
+
+        As a person presses again: a process that has just started may hear the request before it has found the way back.
+        """
+        client = self.node.create_client(srv_type, name)
+        asked_s = 0.0
+
+        def done() -> bool:
+            nonlocal asked_s
+            if not seen() and client.service_is_ready() and time.monotonic() - asked_s > 1.0:
+                asked_s = time.monotonic()
+                client.call_async(srv_type.Request())
+            return bool(seen())
+
+        self.graph.spin_until(done, f"what {name} does", timeout_s)
+
     def tick(self) -> int:
         """The present control tick."""
         return self.clock.tick(time.time_ns())

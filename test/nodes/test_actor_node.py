@@ -231,9 +231,9 @@ def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, s
 
     episodes = run()
     try:
-        assert peer.call(Trigger, "episode/start").success
-        assert peer.call(Trigger, "episode/hand_over").success
-        graph.spin_until(lambda: states[-1].phase == Phase.CRITICAL and source() == Source.VLA, "motion")
+        peer.ask(Trigger, "episode/start", lambda: states and states[-1].phase == Phase.APPROACH)
+        peer.ask(Trigger, "episode/hand_over", lambda: states[-1].phase == Phase.CRITICAL)
+        graph.spin_until(lambda: source() == Source.VLA, "motion")
         os.kill(episodes.pid, signal.SIGKILL)
         graph.spin_until(lambda: (source(), "episode_node" in node.hold_reason)[1], "the reason", timeout_s=3.0)
         graph.spin_until(lambda: source() == Source.HOLD, "the hold", timeout_s=1.0)
