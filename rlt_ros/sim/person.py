@@ -55,7 +55,8 @@ class SimulatedPerson:
     def __init__(self, habits: Habits, seed: int) -> None:
         self.habits = habits
         self.random = np.random.default_rng(seed)
-        self._views: deque[tuple[float, View]] = deque(maxlen=200)
+        # Kept by count, so the count must cover the reaction time at any rate at which the world can be told.
+        self._views: deque[tuple[float, View]] = deque(maxlen=20_000)
         self._phase = Phase.IDLE
         self._phase_since_s = -np.inf
         self._reaction_s = self._between(habits.reaction_s)
