@@ -114,7 +114,8 @@ class SafetyGate:
         return True
 
     def step(self, tick: int, now_s: float, proprio: np.ndarray | None) -> Chunk:
-        """What the controller gets for `tick`: one step, zeros with source HOLD when anything is wrong.
+        """What the controller gets for `tick` and, as far as the candidate reaches, for the next one, should that one's
+        own command come late; zeros with source HOLD when anything is wrong.
 
         now_s: monotonic clock.  proprio: float32 [P] now, None when it is missing or stale.
         """
@@ -128,7 +129,21 @@ class SafetyGate:
             self.counts[self.reason] += 1
             return Chunk(tick, self._last[None], tick, Source.HOLD, chunk.episode if chunk else 0)
         self._last = action
-        return Chunk(tick, action[None], chunk.observation_tick, chunk.source, chunk.episode, chunk.policy_version)
+        actions = np.array([action, *self._next(chunk, tick, action, proprio)])
+        return Chunk(tick, actions, chunk.observation_tick, chunk.source, chunk.episode, chunk.policy_version)
+
+    def _next(self, chunk: Chunk, tick: int, action: np.ndarray, proprio: np.ndarray) -> list[np.ndarray]:
+        """The action for the tick after, in a list; empty unless it needs no change from where this one will lead."""
+        if not chunk.covers(tick + 1) or (action != chunk.slice(tick, 1)[0]).any():
+            return []
+        wanted, counts, reason = chunk.slice(tick + 1, 1)[0], dict(self.counts), self.reason
+        then = np.array(proprio, dtype=np.float64)
+        if self.proprio_needed:
+            then[:3] += action[:3] * self.action_scale[:3]
+        allowed = self._limit_force(self._limit_motion(wanted, then), then)
+        changed = bool(self.reason) or (allowed != wanted).any()
+        self.counts, self.reason = counts, reason  # that tick is counted when it comes
+        return [] if changed else [wanted]
 
     def estop(self) -> None:
         """Hold until release_estop(), whatever comes."""

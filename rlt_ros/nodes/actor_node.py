@@ -7,6 +7,8 @@ import numpy as np
 
 from rlt_ros.core.commander import Commander
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.latest import LatestWorker
+from rlt_ros.core.networks import Actor
 from rlt_ros.core.weights import unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
@@ -57,7 +59,6 @@ class ActorNode(RltNode):
         )
         self.version = 0
         self.token_dim = 0
-        self.early_weights: PolicyWeights | None = None
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.episode = EpisodeState()
@@ -73,6 +74,9 @@ class ActorNode(RltNode):
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
+        # Checking and unpacking takes milliseconds: no tick waits for it.
+        self.unpacking = LatestWorker("weights", self.take_weights, self.fail)
+        self.latest_weights: PolicyWeights | None = None
         self.every_tick(self.on_tick, p.phase)
 
     def on_parameters_(self) -> None:
@@ -86,9 +90,8 @@ class ActorNode(RltNode):
         frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
         self.commander.add_state(frame.tick, frame.token, frame.proprio)
         self.token_dim = len(frame.token)
-        if self.early_weights is not None:
-            early, self.early_weights = self.early_weights, None
-            self.on_weights(early)
+        if self.latest_weights is not None:
+            self.on_weights(self.latest_weights)
 
     def on_reference(self, msg: ActionChunk) -> None:
         self.commander.add_reference(chunk_from_msg(msg, self.task.action_dim))
@@ -102,10 +105,23 @@ class ActorNode(RltNode):
         self.episode, self.episode_s = msg, time.monotonic()
 
     def on_weights(self, msg: PolicyWeights) -> None:
-        if not self.token_dim:  # latched weights come before the first token, and its size must be checked too
-            self.early_weights = msg
+        self.latest_weights = msg
+        if self.token_dim:  # latched weights come before the first token, and its size must be checked too
+            self.latest_weights = None
+            self.unpacking.put(msg)
+
+    def take_weights(self, msg: PolicyWeights) -> None:
+        """In the worker's thread: use weights that pass all checks; the policy in use stays otherwise."""
+        try:
+            actor = self.checked(msg)
+        except ValueError as error:  # WeightsRejected is one
+            self.reject("learner/weights", error)
             return
-        # WeightsRejected is a ValueError: counted, logged, and the policy in use stays.
+        with self._lock:
+            self.version = msg.version
+            self.commander.offer_policy(actor.act, msg.version)
+
+    def checked(self, msg: PolicyWeights) -> Actor:
         actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version, None)
         sizes = {
             "token": self.token_dim,
@@ -116,8 +132,10 @@ class ActorNode(RltNode):
         wrong = {name: actor.architecture[name] for name, size in sizes.items() if actor.architecture[name] != size}
         if wrong:
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
-        self.version = msg.version
-        self.commander.offer_policy(actor.act, msg.version)
+        return actor
+
+    def on_cleanup_(self) -> None:
+        self.unpacking.close()
 
     def on_tick(self, tick: int) -> None:
         now_s = time.monotonic()

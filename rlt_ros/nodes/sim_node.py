@@ -11,8 +11,9 @@ from sensor_msgs.msg import Image, JointState
 
 from rlt_ros.core.chunks import Chunk
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.latest import LatestWorker
 from rlt_ros.msg import ActionChunk, EpisodeState, SimTruth
-from rlt_ros.ros import qos
+from rlt_ros.ros import priority, qos
 from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
@@ -27,7 +28,7 @@ class SimNode(RltNode):
     """Step a task's environment in real time, once a control tick.
 
     At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
-    stamped so. Pictures follow after the state, so that rendering delays no command.
+    stamped so. Pictures are drawn in another thread where the environment can be drawn later, after the state where not.
 
     Subscribes: command/executed (ActionChunk), episode/state.  Service: sim/reset (Trigger).
     Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image,
@@ -37,7 +38,7 @@ class SimNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         seed: int = parameter(0, "of the first scene; each reset takes the next", low=0)
-        phase: float = parameter(0.5, "part of the tick after which its action is executed", low=0.1, high=0.95)
+        phase: float = parameter(0.65, "part of the tick after which its action is executed", low=0.1, high=0.95)
         camera_every: int = parameter(2, "ticks from picture to picture", unit="ticks", low=1)
 
     def on_configure_(self) -> None:
@@ -52,7 +53,7 @@ class SimNode(RltNode):
         self.critical_ticks = self.without_fresh = self.bridged = 0
         self.starts: deque[tuple[int, float]] = deque(maxlen=100)
         self.step_ms: deque[float] = deque(maxlen=500)
-        self.total_ms: deque[float] = deque(maxlen=500)
+        self.paint_ms: deque[float] = deque(maxlen=500)
         # Frames must hit the ticks from which the chunk boundaries take their token: b - L.
         self.camera_offset = (p.chunk_steps - p.latency_ticks) % p.camera_every
         self.poses = self.publish(PoseStamped, "driver/pose", qos.SENSOR)
@@ -67,6 +68,11 @@ class SimNode(RltNode):
         self.trigger("sim/reset", self.on_reset)
         # Drawing takes a good part of a tick: the next command must not have to wait for it.
         self.every_tick(self.on_tick, p.phase, locked=False)
+        self.painter = LatestWorker("painter", self.paint, self.fail, prepare=lambda: priority.apply("ordinary"))
+        self.painting = threading.Lock()  # the environment must not be reset meanwhile
+
+    def on_cleanup_(self) -> None:
+        self.painter.close()
 
     def on_executed(self, msg: ActionChunk) -> None:
         self.commands.append(chunk_from_msg(msg, self.task.action_dim))
@@ -75,7 +81,7 @@ class SimNode(RltNode):
         self.critical = msg.phase == Phase.CRITICAL
 
     def on_reset(self) -> str:
-        with self.stepping:
+        with self.stepping, self.painting:
             self.scene += 1
             self.env.reset(self.scene)
         return f"scene {self.scene}"
@@ -91,10 +97,21 @@ class SimNode(RltNode):
         self.send_state(tick + 1)
         self.step_ms.append(1e3 * (time.monotonic() - begin))
         if (tick + 1) % self.params.camera_every == self.camera_offset:
-            stamp = self.control.stamp_ns(tick + 1)
-            for name, picture in self.env.images().items():
-                self.images[name].publish(image_to_msg(picture, stamp, name))
-        self.total_ms.append(1e3 * (time.monotonic() - begin))
+            moment = self.env.moment()
+            if moment is None:
+                self.paint((tick + 1, None))
+            else:
+                self.painter.put((tick + 1, moment))
+
+    def paint(self, what: tuple[int, object | None]) -> None:
+        """Draw and publish the pictures of a tick."""
+        tick, moment = what
+        begin = time.monotonic()
+        with self.painting:
+            pictures = self.env.images(moment)
+        for name, picture in pictures.items():
+            self.images[name].publish(image_to_msg(picture, self.control.stamp_ns(tick), name))
+        self.paint_ms.append(1e3 * (time.monotonic() - begin))
 
     def action(self, tick: int) -> np.ndarray:
         """The newest command's action for this tick [A]; hold when it has none, as a controller does on a time-out."""
@@ -173,6 +190,7 @@ class SimNode(RltNode):
             "ticks_without_fresh_command": self.without_fresh,
             "step_ms_p50": ms(self.step_ms, 50),
             "step_ms_p99": ms(self.step_ms, 99),
-            "tick_ms_p50": ms(self.total_ms, 50),
-            "tick_ms_p99": ms(self.total_ms, 99),
+            "paint_ms_p50": ms(self.paint_ms, 50),
+            "paint_ms_p99": ms(self.paint_ms, 99),
+            "pictures_dropped": self.painter.dropped,
         }

@@ -32,7 +32,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import ControlClock
-from rlt_ros.ros import parameters, qos
+from rlt_ros.ros import parameters, priority, qos
 from rlt_ros.ros.loop import TickLoop
 from rlt_ros.ros.parameters import ParameterError, SharedParameters
 
@@ -256,6 +256,9 @@ class RltNode(LifecycleNode):
             raise
         for loop in self._loops:
             loop.start()
+        p = self.params
+        for refused in priority.realtime(p.realtime_priority, p.lock_memory, p.cpus):
+            self.get_logger().warning(refused)
 
     def _deactivate(self) -> None:
         with self._lock:

@@ -17,14 +17,14 @@ class Process:
     name: node name, executable, and its section `/**/<name>` of the parameter files.
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
-    nice: added to the niceness; what moves the robot runs before what computes.
+    work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
     threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
     """
 
     name: str
     where: str = ""
     person: str = ""
-    nice: int = 0
+    work: str = "ordinary"
     threads: int = 1
     package: str = PACKAGE
     remappings: tuple[tuple[str, str], ...] = ()
@@ -32,24 +32,24 @@ class Process:
 
     def environment(self) -> dict[str, str]:
         """Variables that run.py and torch read."""
-        return {"RLT_NICE": str(self.nice), "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        return {"RLT_WORK": self.work, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 TABLE = (
-    Process("sim_node", where="sim"),
+    Process("sim_node", where="sim", work="control"),
     # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
     Process("joy_node", package="joy", person="human",
             parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
     Process("operator_node", where="sim", person="simulated"),
     Process("camera_node"),
-    Process("proprio_node"),
-    Process("vla_node", nice=10),
-    Process("teleop_node"),
-    Process("actor_node"),
-    Process("safety_node"),
+    Process("proprio_node", work="control"),
+    Process("vla_node", work="compute"),
+    Process("teleop_node", work="control"),
+    Process("actor_node", work="control"),
+    Process("safety_node", work="control"),
     Process("episode_node"),
-    Process("replay_node", nice=5),
-    Process("learner_node", nice=15),
+    Process("replay_node"),
+    Process("learner_node", work="background"),
 )
 
 

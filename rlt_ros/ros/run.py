@@ -7,6 +7,7 @@ Heavy imports stand inside the functions: the signal handlers have to be there b
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import inspect
 import os
@@ -79,14 +80,16 @@ def _end_with_parent() -> None:
 def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, stop: _Stop | None = None) -> int:
     """Run `node_class` under the default node name `name` until SIGINT, SIGTERM or its failure; return the exit code.
 
-    `argv` are arguments as on the command line, by default those of the process. The variable RLT_NICE adds to the
-    niceness.
+    `argv` are arguments as on the command line, by default those of the process. The variable RLT_WORK names the kind of
+    work that priority.py knows.
     """
     stop = stop or _Stop()
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    _set_nice(int(os.environ.get("RLT_NICE", "0")))
+    from rlt_ros.ros import priority
+
+    priority.apply(os.environ.get("RLT_WORK", "ordinary"))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         # Our own handlers: rclpy's would shut the context down below a node that still has to say good-bye.
@@ -122,6 +125,9 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)
                 return 1
+        # Torch alone leaves a million objects: a full collection of them would stop everything for several ticks.
+        gc.collect()
+        gc.freeze()
         executor.add_node(node)
         while not stop.count and node.failure is None and rclpy.ok():
             executor.spin_once(_SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
@@ -134,9 +140,3 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
         return 1
     return 0
 
-
-def _set_nice(increment: int) -> None:
-    try:
-        os.nice(increment)
-    except PermissionError:  # raising the priority takes a right that `rlt doctor` explains
-        print(f"niceness {increment} is not permitted here; going on without", file=sys.stderr)

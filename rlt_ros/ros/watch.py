@@ -54,7 +54,9 @@ class Picture:
             "realtime_factor",
             "critical_ticks",
             "ticks_without_fresh_command",
+            "ticks_bridged",
             "late_references",
+            "updates",
             "ticks_with_older_proprio",
         )
         found = {

@@ -7,6 +7,7 @@ like a spring, so that a wrong step is a push of some newtons and not a crash.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class EthernetInsertion(gym.Env):
         self._latch = m.joint("latch").qposadr[0]
         self._jac = np.zeros((6, m.nv))
         self._renderer: mujoco.Renderer | None = None
+        self._moments = deque(mujoco.MjData(self.model) for _ in range(3))  # one drawn, one waiting, one being written
         box = lambda n: gym.spaces.Box(-np.inf, np.inf, (n,), np.float32)  # noqa: E731
         self.observation_space = gym.spaces.Dict(
             pose=box(4), twist=box(4), wrench=box(6), joint_position=box(6), joint_velocity=box(6)
@@ -131,11 +133,21 @@ class EthernetInsertion(gym.Env):
         info = self._info()
         return self._observe(), float(info["success"]), info["success"] or info["failure"], False, info
 
-    def camera(self, name: str) -> np.ndarray:
-        """Picture of camera ``wrist`` or ``base``, uint8 [S, S, 3] RGB."""
+    def camera(self, name: str, moment: mujoco.MjData | None = None) -> np.ndarray:
+        """Picture of camera ``wrist`` or ``base`` now, or at a :meth:`moment`; uint8 [S, S, 3] RGB.
+
+        Pictures of moments may be drawn in another thread while this environment steps on, always in the same one, and
+        not while it is reset.
+        """
         if name not in CAMERAS:
             raise ValueError(f"camera {name!r} does not exist; there are: {', '.join(CAMERAS)}")
-        return self._render(name, self.config.image_size)
+        return self._render(name, self.config.image_size, moment)
+
+    def moment(self) -> mujoco.MjData:
+        """The present, to be drawn later: valid until this was called `len(self._moments)` times more."""
+        self._moments.rotate()
+        mujoco.mj_copyData(self._moments[0], self.model, self.data)
+        return self._moments[0]
 
     def render(self):
         return self._render("base", self.config.image_size)
@@ -147,10 +159,10 @@ class EthernetInsertion(gym.Env):
 
     # --- what happens in there -------------------------------------------------------------------------------------
 
-    def _render(self, name: str, size: int) -> np.ndarray:
+    def _render(self, name: str, size: int, moment: mujoco.MjData | None = None) -> np.ndarray:
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, size, size)
-        self._renderer.update_scene(self.data, name)
+        self._renderer.update_scene(self.data if moment is None else moment, name)
         # Shadows and reflections cost 20 times the rest on a software renderer.
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

@@ -252,8 +252,15 @@ class TaskEnv:
         """float32 [P]."""
         return self._flat()
 
-    def images(self) -> dict[str, np.ndarray]:
-        """camera name -> uint8 [h, w, 3] RGB."""
+    def moment(self) -> object | None:
+        """The present, for `images` in another thread; None when this environment can only be drawn on the spot."""
+        env = self.env.unwrapped
+        if hasattr(env, "moment") and all(source.startswith("camera:") for source in self.task.cameras.values()):
+            return env.moment()
+        return None
+
+    def images(self, moment: object | None = None) -> dict[str, np.ndarray]:
+        """camera name -> uint8 [h, w, 3] RGB, now or at a `moment`."""
         out = {}
         for name, source in self.task.cameras.items():
             if source == "render":
@@ -261,7 +268,7 @@ class TaskEnv:
             elif source.startswith("obs:"):
                 picture = self._observation[source[4:]]
             else:
-                picture = self.env.unwrapped.camera(source[7:])
+                picture = self.env.unwrapped.camera(source[7:], *([] if moment is None else [moment]))
             out[name] = np.ascontiguousarray(picture, np.uint8)
         return out
 

@@ -42,6 +42,23 @@ def test_what_is_safe_passes_unchanged():
     assert g.reason == "" and not any(g.counts.values())
 
 
+def test_next_tick_is_given_along_only_when_no_limit_would_change_it():
+    def steps(actions, changes=(), **kwargs):
+        g = gate(**dict(changes))
+        g.offer(chunk(actions=actions), 1.0)
+        out = g.step(100, 1.0, proprio(**kwargs))
+        assert g.counts["range"] + g.counts["step_change"] + g.counts["workspace"] + g.counts["force"] <= 1
+        return out.actions.tolist()
+
+    calm, second = [0.0, 0.0, 0.25, 0.0], [0.0, 0.0, 0.5, 0.0]
+    assert steps([calm, second, second]) == [calm, second]
+    assert steps([calm]) == [calm]
+    assert steps([calm, [0.0, 0.0, 0.5, 2.0]]) == [calm]  # out of range
+    assert steps([calm, second], {"max_step_change": 0.25}) == [calm, second]
+    assert steps([calm, [0.0, 0.0, -0.25, 0.0]], {"max_step_change": 0.25}) == [calm]
+    assert steps([calm, second], place=(0.5, 0.5, 0.996)) == [calm]  # the first stays inside, the second would not
+
+
 def test_a_lost_message_is_bridged_with_the_lookahead():
     g = gate()
     g.offer(chunk(actions=[[0.1] * 4, [0.2] * 4]), 1.0)
@@ -84,7 +101,7 @@ def test_a_refused_command_is_counted_and_leaves_the_last_one(bad, cause):
     g.offer(chunk(), 1.0)
     assert g.offer(bad, 1.01) is False
     assert g.counts[cause] == 1
-    assert np.allclose(g.step(101, 1.01, proprio()).actions, [[0.1, 0.2, 0.3, 0.4]])
+    assert np.allclose(g.step(101, 1.01, proprio()).actions[0], [0.1, 0.2, 0.3, 0.4])
 
 
 def test_a_command_that_could_not_be_read_is_counted():

@@ -55,7 +55,7 @@ def test_robot_is_held_until_somebody_commands(graph, gate):
 
 def test_candidate_is_let_through_and_its_silence_holds_the_robot(graph, gate):
     graph.spin_until(lambda: driven(gate), "motion")
-    assert list(gate.heard[-1].actions) == UP
+    assert list(gate.heard[-1].actions[:4]) == UP
     graph.spin_until(lambda: holding(gate.heard), "the hold after the last candidate", timeout_s=2.0)
 
 

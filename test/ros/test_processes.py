@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlt_ros.ros import processes
+from rlt_ros.ros.priority import KINDS
 
 NODES = Path(processes.__file__).parents[1] / "nodes"
 
@@ -30,8 +31,10 @@ def test_simulated_person_is_refused_beside_a_real_robot() -> None:
 
 
 def test_what_computes_yields_to_what_moves() -> None:
-    nice = {process.name: process.nice for process in processes.TABLE}
-    assert nice["actor_node"] == nice["safety_node"] == 0 < nice["vla_node"] < nice["learner_node"]
+    work = {process.name: process.work for process in processes.TABLE}
+    assert {work[name] for name in ("proprio_node", "actor_node", "safety_node", "teleop_node")} == {"control"}
+    assert (work["vla_node"], work["learner_node"]) == ("compute", "background")
+    assert set(work.values()) <= set(KINDS)
 
 
 def test_robot_file_is_a_path_or_a_name(tmp_path: Path) -> None:

@@ -70,10 +70,10 @@ def test_death_is_seen_with_its_last_line_and_can_be_restarted(tmp_path: Path) -
 
 
 def test_processes_have_their_own_group_and_environment(tmp_path: Path) -> None:
-    code = "import os; print('nice', os.environ['RLT_NICE'], 'leader', os.getpgid(0) == os.getpid())"
-    with Supervisor([command("a", code, RLT_NICE="7")], tmp_path) as supervisor:
+    code = "import os; print('work', os.environ['RLT_WORK'], 'leader', os.getpgid(0) == os.getpid())"
+    with Supervisor([command("a", code, RLT_WORK="control")], tmp_path) as supervisor:
         wait_for(supervisor.dead, "the end")
-        assert "nice 7 leader True" in supervisor.log("a").read_text()
+        assert "work control leader True" in supervisor.log("a").read_text()
 
 
 def test_nothing_is_left_when_one_cannot_be_started(tmp_path: Path) -> None:
