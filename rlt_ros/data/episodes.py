@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,9 +23,19 @@ class EpisodeRecord:
 
 
 def append_episode(session: Path, record: EpisodeRecord) -> None:
-    """Add one line to the session's list; the line is with the operating system when this returns."""
-    with (session / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
+    """Add one line to the session's list; the line is with the operating system when this returns.
+
+    OSError when the disk refuses it; the list is then as it was.
+    """
+    line = memoryview((json.dumps(asdict(record)) + "\n").encode())
+    with (session / FILE).open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def read_episodes(session: Path) -> list[EpisodeRecord]:

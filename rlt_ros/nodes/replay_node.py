@@ -1,6 +1,7 @@
 """The replay: joins what the actor saw with what the robot did, journals it, then offers it for training."""
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +11,22 @@ from std_msgs.msg import UInt64
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.recorder import EpisodeRecorder
+from rlt_ros.core.transition import Transition as Recorded
 from rlt_ros.data.episodes import EpisodeRecord, append_episode, read_episodes
-from rlt_ros.data.journal import Journal
+from rlt_ros.data.journal import Journal, JournalError
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, Transition
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, proprio_from_msg, state_from_msg, transition_to_msg
 from rlt_ros.ros.definitions import ros2msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim.task import load_task
 
 TYPE = "rlt_ros/msg/Transition"
 SEND_HZ = 20.0
+RETRY_S = 1.0  # between two tries to write to a disk that refuses
+WAITING = 1000  # transitions that wait for such a disk, 40 s of critical phase; then the oldest are given up
+REMIND_S = 10.0
 
 
 class ReplayNode(RltNode):
@@ -29,6 +35,9 @@ class ReplayNode(RltNode):
     Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, replay/request
     (UInt64: the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
+
+    While the disk refuses, nothing new is published, since it would not survive; the newest WAITING transitions are
+    kept, and the node goes on by itself when the disk takes them.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -37,14 +46,29 @@ class ReplayNode(RltNode):
         episode_timeout_s: float = parameter(
             1.0, "episode/state (5 Hz) silent for longer: the episode is lost, its tail dropped", unit="s", low=0.3
         )
+        sync_ms: int = parameter(
+            200,
+            "a power cut loses at most what is younger; 0: sync before publishing; -1: the operating system decides",
+            unit="ms",
+            low=-1,
+        )
         catch_up_per_s: float = parameter(2000.0, "transitions sent again to a learner that asks", unit="1/s", low=20.0)
 
     def on_configure_(self) -> None:
         p = self.params
         self.session = Path(p.session) if p.session else None
         self.journal = Journal(
-            self.session / "journal" if self.session else None, TYPE, ros2msg(TYPE), warn=self.get_logger().warning
+            self.session / "journal" if self.session else None,
+            TYPE,
+            ros2msg(TYPE),
+            warn=self.get_logger().warning,
+            sync_ms=p.sync_ms,
         )
+        # What is not in the files yet.
+        self.waiting: deque[Recorded] = deque()
+        self.unlisted: deque[EpisodeRecord] = deque(maxlen=WAITING)
+        self.given_up = 0  # transitions for which there was no room, neither on the disk nor here
+        self.retry_s = 0.0
         self.recorder = EpisodeRecorder(
             p.chunk_steps, p.stride, p.latency_ticks, p.max_age_ticks, first_sequence=self.journal.next_sequence
         )
@@ -56,29 +80,40 @@ class ReplayNode(RltNode):
         self.heard_s, self.heard_tick = 0.0, -1  # of the newest episode/state
         self.interventions = self.policy_version = 0
         self.source = Source.HOLD
+        self.token_dim: int | None = None  # as of the first token
         self.replay = self.publish(Transition, "replay", qos.REPLAY)
-        # Deep queues: what is lost here is a hole in an episode.
-        self.subscribe(RLState, "vla/rl_state", lambda msg: self.recorder.add_token(state_from_msg(msg)), qos.REPLAY)
-        self.subscribe(
-            ActionChunk, "vla/reference", lambda msg: self.recorder.add_reference(chunk_from_msg(msg)), qos.REPLAY
-        )
-        self.subscribe(Proprio, "proprio", lambda msg: self.recorder.add_proprio(*proprio_from_msg(msg)), qos.RECORD)
-        self.subscribe(
-            ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk_from_msg(msg)), qos.REPLAY
-        )
+        # Deep queues: what is lost here is a hole in an episode. What has another size would spoil all that it joins.
+        task = load_task(p.task)
+        self.action_dim, self.proprio_dim = task.action_dim, task.proprio_dim
+        chunk = lambda msg: chunk_from_msg(msg, self.action_dim)  # noqa: E731
+        proprio = lambda msg: proprio_from_msg(msg, self.proprio_dim)  # noqa: E731
+        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.REPLAY)
+        self.subscribe(ActionChunk, "vla/reference", lambda msg: self.recorder.add_reference(chunk(msg)), qos.REPLAY)
+        self.subscribe(Proprio, "proprio", lambda msg: self.recorder.add_proprio(*proprio(msg)), qos.RECORD)
+        self.subscribe(ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk(msg)), qos.REPLAY)
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(UInt64, "replay/request", lambda msg: self.journal.rewind(msg.data), qos.EVENT)
         self.every(1.0 / SEND_HZ, self.send)
 
     def on_deactivate_(self) -> None:
+        self.retry_s = 0.0
         self.send()
+        if self.waiting or self.unlisted:
+            self.get_logger().error(
+                f"{len(self.waiting)} transitions and {len(self.unlisted)} episodes are lost: {self.problem}"
+            )
 
     def on_cleanup_(self) -> None:
         self.journal.close()
 
+    def on_state(self, msg: RLState) -> None:
+        frame = state_from_msg(msg, self.token_dim, self.proprio_dim)
+        self.token_dim = len(frame.token)
+        self.recorder.add_token(frame)
+
     def on_executed(self, msg: ActionChunk) -> None:
-        chunk = chunk_from_msg(msg)
+        chunk = chunk_from_msg(msg, self.action_dim)
         self.recorder.add_executed(chunk.tick, chunk.actions[0], chunk.source)
         self.interventions += chunk.source == Source.HUMAN != self.source
         self.policy_version = max(self.policy_version, chunk.policy_version)
@@ -109,8 +144,7 @@ class ReplayNode(RltNode):
         if critical:
             self.recorder.end(msg.end_tick, Outcome(msg.outcome))
         if self.session is not None:
-            append_episode(
-                self.session,
+            self.unlisted.append(
                 EpisodeRecord(
                     index=msg.episode,
                     outcome=Outcome(msg.outcome).name.lower(),
@@ -118,20 +152,52 @@ class ReplayNode(RltNode):
                     total_steps=msg.end_tick - msg.start_tick,
                     interventions=self.interventions if critical else 0,
                     policy_version=self.policy_version if critical else 0,
-                ),
+                )
             )
+            self.store()
 
     def send(self) -> None:
-        session = self.session.name if self.session else ""
         if time.monotonic() - self.heard_s > self.params.episode_timeout_s:
             self.lose_episode()
-        for transition in self.recorder.ready():
-            msg = transition_to_msg(transition, session, self.control)
-            self.journal.append(serialize_message(msg), self.now_ns())
+        self.waiting.extend(self.recorder.ready())
+        while len(self.waiting) > WAITING and self.problem:
+            self.waiting.popleft()
+            self.given_up += 1
+        self.store()
         for data in self.journal.take(round(self.params.catch_up_per_s / SEND_HZ)):
             self.replay.publish(data)
 
+    def store(self) -> None:
+        """Write what waits. When the disk refuses, say so and try again a little later."""
+        if time.monotonic() < self.retry_s:
+            return
+        session = self.session.name if self.session else ""
+        try:
+            while self.waiting:
+                # Numbered here: whatever never came to the journal leaves no gap.
+                self.waiting[0].sequence = self.journal.next_sequence
+                msg = transition_to_msg(self.waiting[0], session, self.control)
+                self.journal.append(serialize_message(msg), self.now_ns())
+                self.waiting.popleft()
+            self.journal.sync(within_s=1.0 / SEND_HZ)
+            while self.unlisted:
+                append_episode(self.session, self.unlisted[0])
+                self.unlisted.popleft()
+        except (JournalError, OSError) as error:
+            self.retry_s = time.monotonic() + RETRY_S
+            self.problem = (
+                f"{error}; nothing new is recorded or trained on until then, and only the newest {WAITING} transitions"
+                " wait for it. It goes on by itself"
+            )
+            self.get_logger().error(self.problem, throttle_duration_sec=REMIND_S)
+            return
+        if self.problem:
+            self.get_logger().warning(f"recording again; {self.given_up} transitions were given up so far")
+            self.problem = ""
+
     def on_diagnostics_(self) -> dict:
-        return {"transitions": self.journal.next_sequence} | {
-            f"skipped_{k}": n for k, n in self.recorder.skipped.items()
-        }
+        return {
+            "transitions": self.journal.next_sequence,
+            "waiting_for_disk": len(self.waiting),
+            "given_up": self.given_up,
+        } | {f"skipped_{k}": n for k, n in self.recorder.skipped.items()}

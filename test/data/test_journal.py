@@ -58,18 +58,46 @@ def test_torn_tail_is_skipped_with_a_warning_wherever_it_is_torn(tmp_path):
     for size in range(complete + 1, len(content)):
         path.write_bytes(content[:size])
         warnings = []
-        assert last_sequence(tmp_path, warnings.append) in (1, 2)  # 2 where only its index is torn
-        assert str(path) in warnings[0]
+        found = last_sequence(tmp_path, warnings.append)
+        assert found == 2 or (found == 1 and str(path) in warnings[0])  # 2 where only its index is torn
     path.write_bytes(content[: complete + 20])
     assert journal(tmp_path).next_sequence == 2
 
 
-def test_damaged_entry_ends_the_file_there(tmp_path):
-    fill(journal(tmp_path), 3)
+def test_one_wrong_byte_costs_at_most_its_own_entry(tmp_path):
+    j = journal(tmp_path)
     path = journal_files(tmp_path)[0]
+    ends = [path.stat().st_size]
+    for _ in range(4):
+        fill(j, 1)
+        ends.append(path.stat().st_size)
     content = path.read_bytes()
-    path.write_bytes(content.replace(b"entry 1", b"entry X"))
-    assert [e.sequence for e in read_journal(tmp_path)] == [0]
+    for at in range(len(content)):
+        for wrong in (content[at] ^ 1, content[at] ^ 128, 0, 15):
+            path.write_bytes(content[:at] + bytes([wrong]) + content[at + 1 :])
+            warnings = []
+            found = [entry.sequence for entry in read_journal(tmp_path, warn=warnings.append)]
+            hit = next(i for i, end in enumerate(ends) if at < end) - 1
+            assert set(range(4)) - {max(0, hit)} <= set(found), (at, wrong, found)
+            assert len(found) == 4 or str(path) in warnings[0]
+
+
+def test_file_that_is_no_journal_is_reported_and_harms_nobody(tmp_path):
+    fill(journal(tmp_path), 2)
+    (tmp_path / "0002.mcap").write_bytes(bytes(range(256)) * 40)
+    (tmp_path / "notes.mcap").write_text("not ours")
+    warnings = []
+    second = journal(tmp_path, warn=warnings.append)
+    assert second.next_sequence == 2 and "0002.mcap: does not begin as an MCAP file does" in warnings[0]
+    fill(second, 1)
+    assert [entry.sequence for entry in read_journal(tmp_path)] == [0, 1, 2]
+
+
+def test_journal_file_that_cannot_be_read_is_named(tmp_path):
+    fill(journal(tmp_path), 2)
+    (tmp_path / "0002.mcap").mkdir()
+    with pytest.raises(JournalError, match="0002.mcap: .*make it readable or take it away"):
+        journal(tmp_path)
 
 
 def test_file_of_a_process_that_died_at_once_harms_nobody(tmp_path):
