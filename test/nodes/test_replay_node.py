@@ -1,17 +1,24 @@
 """From streams to journalled transitions."""
 
+import os
+import resource
+import subprocess
+import time
+
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.serialization import deserialize_message
 from std_msgs.msg import UInt64
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.observations import TokenFrame
+from rlt_ros.core.transition import Transition as Recorded
 from rlt_ros.data.episodes import read_episodes
-from rlt_ros.data.journal import journal_files, read_journal
+from rlt_ros.data.journal import JournalError, journal_files, read_journal
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, Transition
-from rlt_ros.nodes.replay_node import ReplayNode
+from rlt_ros.nodes.replay_node import SEND_HZ, WAITING, ReplayNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import state_to_msg
 
@@ -41,6 +48,18 @@ class Streams:
         start = {"start_tick": first, "episode": episode}
         self.episodes(self.peer.episode(Phase.CRITICAL, critical_tick=critical, **start))
         graph.spin_until(lambda: node.start_tick == first, "the beginning")
+        self.stream(graph, first, end, human)
+        graph.spin_until(lambda: node.recorder._newest >= end, "all streams")
+        if outcome == Outcome.NONE:
+            return  # nobody said how it ended
+        self.episodes(self.peer.episode(Phase.ENDED, critical_tick=critical, end_tick=end, outcome=outcome, **start))
+        graph.spin_until(
+            lambda: bool(self.heard) and self.heard[-1].tick == end - 2, "the last transition of the episode"
+        )
+
+    def stream(self, graph, first: int, end: int, human: range = range(0)) -> None:
+        """What happens from tick `first`, 20 before the critical phase, to `end`."""
+        critical = first + 20
         for tick in range(first, end + 1):
             source = Source.HUMAN if tick - critical in human else Source.VLA
             self.proprios(self.peer.proprio(tick))
@@ -50,13 +69,6 @@ class Streams:
                 self.references(self.peer.chunk(tick, [0.1, 0.0, 0.0, 0.0], 50))
             self.executed(self.peer.chunk(tick, [0.3, 0.0, 0.0, 0.0], 1, source, policy_version=2))
             graph.executor.spin_once(0.001)
-        graph.spin_until(lambda: node.recorder._newest >= end, "all streams")
-        if outcome == Outcome.NONE:
-            return  # nobody said how it ended
-        self.episodes(self.peer.episode(Phase.ENDED, critical_tick=critical, end_tick=end, outcome=outcome, **start))
-        graph.spin_until(
-            lambda: bool(self.heard) and self.heard[-1].tick == end - 2, "the last transition of the episode"
-        )
 
 
 @pytest.fixture
@@ -171,3 +183,147 @@ def test_silence_of_the_episode_node_ends_the_recording_without_an_outcome(graph
     s.episodes(s.peer.episode(Phase.CRITICAL, start_tick=1000, critical_tick=1020))
     graph.spin_until(lambda: node.recorder._recording, "the beginning")
     graph.spin_until(lambda: node.recorder._outcome is Outcome.ABORTED, "the loss", timeout_s=5.0)
+
+
+def test_messages_of_another_size_are_dropped_and_spoil_nothing(graph, start, streams, peer):
+    node = start(ReplayNode, **PATIENT)
+    s = streams()
+    s.states(state_to_msg(TokenFrame(999, np.zeros(6), np.zeros(14)), peer.clock))
+    s.proprios(peer.proprio(1030, np.zeros(13, np.float32)))
+    s.executed(peer.chunk(1030, [0.0, 0.0, 0.0]))
+    s.references(peer.chunk(1005, [0.0] * 5, 50))
+    graph.spin_until(lambda: bool(node.token_dim) and len(node.rejected) == 3, "three refusals")
+    s.states(state_to_msg(TokenFrame(1013, np.zeros(7), np.zeros(14)), peer.clock))
+    bad = state_to_msg(TokenFrame(1013, np.zeros(6), np.zeros(14)), peer.clock)
+    bad.proprio[3] = float("nan")
+    s.states(bad)
+    graph.spin_until(lambda: node.rejected["vla/rl_state"] == 2, "the refusal of two states")
+    s.play(graph, node, 1, 1000)
+    assert [msg.tick for msg in s.heard] == list(range(1020, 1020 + STEPS, 2))
+    assert node.failure is None
+
+
+# --- a disk that refuses
+
+
+def recorded(tick: int) -> Recorded:
+    chunk = np.zeros((10, 4), np.float32)
+    return Recorded(
+        0, 1, tick, np.full(64, tick, np.float32), np.zeros(28, np.float32), chunk, chunk, np.zeros(10, np.float32), 10,
+        np.zeros(64, np.float32), np.zeros(28, np.float32), chunk, False, False, np.ones(10, np.uint8), 5, 0,
+    )  # fmt: skip
+
+
+class Flood:
+    """In the place of the recorder: so many transitions a call, numbered by their ticks."""
+
+    def __init__(self, node: ReplayNode, per_call: int) -> None:
+        self.made, self.per_call, self.skipped = 0, per_call, {}
+        self.end = node.recorder.end
+        node.recorder = self
+
+    def ready(self) -> list[Recorded]:
+        self.made += self.per_call
+        return [recorded(tick) for tick in range(self.made - self.per_call, self.made)]
+
+
+def resident() -> int:
+    """Memory of this process [bytes]."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("sync_ms", [-1, 0, 200])
+def test_flood_of_ten_times_the_practice_is_kept_up_with(graph, start, peer, tmp_path, sync_ms):
+    """A robot makes 25 transitions a second; 260 a second come."""
+    node = start(ReplayNode, session=str(tmp_path), sync_ms=sync_ms)
+    heard = peer.hear(Transition, "replay")
+    graph.spin_until(lambda: node.replay.get_subscription_count() > 0, "the connection")
+    before, began_s = resident(), time.monotonic()
+    flood = Flood(node, round(260 / SEND_HZ))
+    graph.spin_until(lambda: flood.made >= 1000, "a thousand transitions")
+    flood.per_call = 0
+    assert time.monotonic() - began_s < 10.0
+    graph.spin_until(lambda: len(heard) == flood.made, "all of them")
+    assert [msg.tick for msg in heard] == [msg.sequence for msg in heard] == list(range(flood.made))
+    stored = [deserialize_message(entry.data, Transition) for entry in read_journal(tmp_path / "journal")]
+    assert stored == heard
+    assert not node.waiting and resident() - before < 100e6
+
+
+def test_memory_is_bounded_while_the_disk_refuses(graph, start, peer, tmp_path, monkeypatch):
+    node = start(ReplayNode, session=str(tmp_path))
+    heard = peer.hear(Transition, "replay")
+    graph.spin_until(lambda: node.replay.get_subscription_count() > 0, "the connection")
+    append = node.journal.append
+    tries = []
+
+    def refuse(data: bytes, stamp_ns: int) -> None:
+        tries.append(time.monotonic())
+        raise JournalError("journal: No space left on device; make room on that disk")
+
+    node.journal.append = refuse
+    flood = Flood(node, 200)
+    graph.spin_until(lambda: flood.made >= 10 * WAITING, "ten times as many as can wait")
+    flood.per_call = 0
+    assert not heard and len(node.waiting) == WAITING and node.given_up == flood.made - WAITING
+    assert "No space left on device; make room on that disk; nothing new is recorded" in node.problem
+    assert len(tries) < 10  # a disk in trouble is left alone
+    node.journal.append = append
+    graph.spin_until(lambda: len(heard) == WAITING, "those that waited")
+    assert [msg.sequence for msg in heard] == list(range(WAITING))  # no gap
+    assert [msg.tick for msg in heard] == list(range(flood.made - WAITING, flood.made))  # the newest
+    assert node.problem == ""
+
+
+def test_full_disk_stops_the_recording_and_space_that_comes_back_goes_on_with_it(graph, streams, peer, python, tmp_path):
+    """The node as a process whose files may not grow, which is what a full disk looks like to it."""
+    code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('replay_node'))"
+    parameters = ["-p", f"session:={tmp_path}", "-p", "episode_timeout_s:=60.0", "-p", "sync_ms:=0"]
+    environment = os.environ | {"ROS_LOG_DIR": str(tmp_path / "log")}
+    process = subprocess.Popen(
+        [python, "-c", code, "--ros-args", *parameters], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        s = streams()
+        diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
+
+        def waiting() -> int:
+            newest = diagnostics[-1].status[0] if diagnostics else None
+            return int({v.key: v.value for v in newest.values}.get("waiting_for_disk", 0)) if newest else 0
+
+        def play(episode: int, first: int) -> None:
+            heard, critical, end = len(s.heard), first + 20, first + 20 + STEPS
+            start = {"start_tick": first, "critical_tick": critical, "episode": episode}
+            s.episodes(peer.episode(Phase.CRITICAL, **start))
+            s.stream(graph, first, end)
+            graph.spin_until(lambda: len(s.heard) > heard or waiting(), "the first transitions")
+            s.episodes(peer.episode(Phase.ENDED, end_tick=end, outcome=Outcome.SUCCESS, **start))
+
+        graph.spin_until(lambda: bool(diagnostics) and diagnostics[-1].status[0].message == "active", "the node")
+        play(1, 1000)
+        count = STEPS // 2
+        graph.spin_until(lambda: len(s.heard) == count and bool(read_episodes(tmp_path)), "the first episode")
+
+        unlimited = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, unlimited[1]))
+        play(2, 2000)
+        graph.spin_until(lambda: waiting() == count, "the second episode to wait")
+        problem = diagnostics[-1].status[0].message
+        assert "File too large; make room" in problem and "It goes on by itself" in problem
+        assert len(s.heard) == count and len(list(read_journal(tmp_path / "journal"))) == count
+        s.request(UInt64(data=0))
+        graph.spin_until(lambda: len(s.heard) == 2 * count, "what is safe to be given out again")
+        assert process.poll() is None
+
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, unlimited)
+        graph.spin_until(lambda: len(s.heard) == 3 * count, "the second episode")
+        graph.spin_until(lambda: [e.index for e in read_episodes(tmp_path)] == [1, 2], "the list")
+        assert [msg.sequence for msg in s.heard[2 * count :]] == list(range(count, 2 * count))
+        stored = [deserialize_message(entry.data, Transition) for entry in read_journal(tmp_path / "journal")]
+        assert stored == s.heard[count:]
+        graph.spin_until(lambda: diagnostics[-1].status[0].message == "active", "the end of the alarm")
+    finally:
+        process.terminate()
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 0 and "recording again; 0 transitions were given up" in log
