@@ -1,9 +1,11 @@
-"""Train the small π0 that ships with the package, or the RL token over a frozen VLA.
+"""Train the small π0 that ships with the package, the RL token over a frozen VLA, or an actor on recorded sessions.
 
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
   rlt train vla --task ethernet                       # then the VLA (35 minutes on two cores)
   rlt train token --task ethernet                     # and the RL token over it (8 minutes)
+  rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on what a session recorded
+  rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ import json
 from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("vla", "token"), help="the VLA, or the RL token over it")
+    parser.add_argument("what", choices=("vla", "token", "rl"), help="the VLA, the RL token over it, or an actor")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
-    parser.add_argument("--out", type=Path, help="checkpoint folder (default: the one that ships with the package)")
+    parser.add_argument("--out", type=Path, help="checkpoint folder (default: the one that ships with the package); rl: a new session folder")
     parser.add_argument("--scenes", type=int, default=20_000, help="pictures for the grounding stage and the probe (default: 20000)")
     parser.add_argument("--minutes", type=float, nargs="+", help="vla: of each stage (12 13 10; 0 goes on without it); token: one number (8)")
     parser.add_argument("--action-weight", type=float, default=1.0, help="token: weight of the action readout; 0 is the paper's loss")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--session", type=Path, metavar="DIR", help="rl: session whose transitions are learned from")
+    parser.add_argument("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
+    parser.add_argument("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from rlt_ros.vla.frozen import CHECKPOINTS
 
     torch.set_num_threads(args.threads)
+    if args.what == "rl":
+        return train_rl(args)
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
     out = args.out or CHECKPOINTS / task.name
@@ -63,4 +71,67 @@ def run(args: argparse.Namespace) -> int:
         report = train.token_report(token, train.embed(policy, images, stage("report")), offsets)
     (out / "token_report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
+    return 0
+
+
+def train_rl(args: argparse.Namespace) -> int:
+    """The learner of the practice on recorded transitions, added in the journal's order and updated as they come."""
+    import shutil
+
+    import yaml
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from rlt_ros.cli.main import UsageError
+    from rlt_ros.core.learner import Learner
+    from rlt_ros.core.td3 import TD3Config
+    from rlt_ros.nodes.learner_node import dims_of
+    from rlt_ros.ros.stored import stored_transitions
+    from rlt_ros.sim.task import load_task
+
+    if args.session is None or args.out is None:
+        raise UsageError("`rlt train rl` needs --session (what to learn from) and --out (where the result goes)")
+    if (args.out / "checkpoints").exists():
+        raise UsageError(f"--out {args.out}: there is a session already; take another folder")
+    warn = Console(stderr=True).print
+    path = args.session / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    section = lambda name: config.get(name, {}).get("ros__parameters", {})  # noqa: E731
+    settings = dict(section("/**/learner_node").get("td3", {})) | {"seed": args.seed}
+    for item in args.set:
+        name, found, value = item.partition("=")
+        if not found:
+            raise UsageError(f"--set {item}: expected NAME=VALUE, such as beta=0.3")
+        settings[name] = yaml.safe_load(value)
+    hyper = TD3Config.from_mapping(settings)
+    task = load_task(section("/**").get("task", args.task))
+    transitions = list(stored_transitions(args.session, warn))
+    if not transitions:
+        raise ValueError(f"session {args.session}: the journal has no transitions; practise first")
+    learner = Learner(hyper, dims_of(transitions[0]), args.out, task.proprio_scale)
+    for folder in args.prior:
+        for transition in stored_transitions(folder, warn):
+            learner.add_prior(transition)
+    total = args.updates or round(hyper.utd * len(transitions))
+    shown = ("critic_loss", "q_mean", "td_error", "anchor", "updates_per_s")
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        row = bar.add_task(f"{len(transitions)} transitions", total=total, values="")
+        # As in practice: the data grows, and each transition pays for its updates.
+        for i, transition in enumerate(transitions):
+            learner.add(transition)
+            if len(learner.buffer) >= hyper.min_buffer or i == len(transitions) - 1:
+                until = total if i == len(transitions) - 1 else (i + 1) * total // len(transitions)
+                while learner.updates < until:
+                    metrics = learner.step()
+                    if learner.updates % 50 == 0:
+                        values = " ".join(f"{name} {metrics[name]:.3g}" for name in shown)
+                        bar.update(row, completed=learner.updates, values=values)
+        bar.update(row, completed=learner.updates)
+    learner.version = 1
+    args.out.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        shutil.copyfile(path, args.out / "config.yaml")
+    print(f"{learner.updates} updates on {len(transitions)} transitions and {learner.buffer.kept} of prior data: {learner.save()}")
+    print(f"evaluate it: rlt eval --task {task.name} --policy {args.out}")
     return 0

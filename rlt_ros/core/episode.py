@@ -1,7 +1,9 @@
 """One attempt at the task as a state machine: the person starts it, hands over, and says how it ended."""
 from __future__ import annotations
 
+from collections import deque
 from enum import IntEnum
+from statistics import median
 
 
 class Phase(IntEnum):
@@ -100,3 +102,42 @@ class EpisodeMachine:
         if self.phase not in allowed:
             names = " or ".join(phase.name for phase in allowed)
             raise EpisodeError(f"cannot {what}: phase is {self.phase.name}, expected {names}; {_NEXT[self.phase]}")
+
+
+class Score:
+    """How the newest episodes went, for the learner's status: hears every episode/state, counts each episode once."""
+
+    def __init__(self, window: int = 20) -> None:
+        self.phase = Phase.IDLE
+        self._counted = -1
+        self._ended: deque[tuple[float, bool, int]] = deque(maxlen=window)  # (time [s], success, critical ticks)
+        self._began_s: float | None = None
+
+    def see(self, episode: int, phase: Phase, outcome: Outcome, critical_ticks: int, now_s: float) -> None:
+        """A state of `episode`; aborted ones do not count."""
+        self.phase = phase
+        if self._began_s is None:
+            self._began_s = now_s
+        if outcome is Outcome.NONE or episode <= self._counted:
+            return
+        self._counted = episode
+        if outcome is Outcome.ABORTED:
+            return
+        if len(self._ended) == self._ended.maxlen:
+            self._began_s = self._ended[0][0]  # the window begins where the episode that leaves it ended
+        self._ended.append((now_s, outcome is Outcome.SUCCESS, critical_ticks))
+
+    @property
+    def success_rate(self) -> float:
+        return sum(success for _, success, _ in self._ended) / len(self._ended) if self._ended else 0.0
+
+    @property
+    def median_steps(self) -> float:
+        """Control ticks of the critical phase, median of the successes; 0 without one."""
+        return float(median([ticks for _, success, ticks in self._ended if success] or [0]))
+
+    @property
+    def successes_per_10min(self) -> float:
+        """Over the wall time from the end of the episode before the window, pauses included."""
+        seconds = self._ended[-1][0] - self._began_s if self._ended else 0.0
+        return 600.0 * sum(success for _, success, _ in self._ended) / seconds if seconds > 0.0 else 0.0

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Sequence
@@ -13,7 +14,7 @@ import torch
 
 from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.replay import ReplayBuffer, Transition
-from rlt_ros.core.td3 import TD3, TD3Config
+from rlt_ros.core.td3 import LIVE, TD3, TD3Config
 from rlt_ros.core.weights import pack
 
 _MAGIC = b"rlt-learner-1\n"
@@ -35,7 +36,9 @@ def _read(path: Path) -> dict:
     if not content.startswith(_MAGIC):
         raise CheckpointError(f"checkpoint {path}: not a learner checkpoint; expected it to start with {_MAGIC!r}")
     if hashlib.sha256(payload).digest() != digest:
-        raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); remove it or restore a copy")
+        kept = sorted(other.name for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+        remedy = f"copy an older one over it: {', '.join(reversed(kept))}" if kept else "remove it or restore a copy"
+        raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); {remedy}")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 
 
@@ -54,6 +57,17 @@ def load_actor(path: str | Path) -> tuple[Actor, int]:
     actor = Actor.from_architecture(state["architecture"]["actor"])
     actor.load_state_dict(state["td3"]["actor"])
     return actor.requires_grad_(False).eval(), int(state["version"])
+
+
+def _keep_as(file: Path, name: Path) -> None:
+    """A second name for `file`, over what had it; a copy where the file system has no links."""
+    link = name.with_name(name.name + ".tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(file, link)
+    except OSError:
+        shutil.copyfile(file, link)
+    os.replace(link, name)
 
 
 class Learner:
@@ -80,7 +94,8 @@ class Learner:
         self.transitions = 0  # counted for the update-to-data ratio, over all lives of the session
         self.forgiven = 0  # updates that were owed and will not be made
         self._counted_until = -1  # highest sequence counted before the resume
-        self._sequences: set[int] = set()  # in the buffer's history of this process
+        self._newest = -1  # highest sequence that was here
+        self._ahead: set[int] = set()  # those that came before one that is still missing
         self._next_sequence = 0
         self._losses: dict[str, float] = {}
         self._seconds_per_update = 0.0
@@ -93,15 +108,31 @@ class Learner:
         After `load`, the journal's transitions are added again: they fill the buffer and are owed no second updates.
         """
         sequence = int(transition.sequence)
-        if sequence in self._sequences:
+        if sequence < self._next_sequence or sequence in self._ahead:
             return False
         self.buffer.add(transition)
-        self._sequences.add(sequence)
-        while self._next_sequence in self._sequences:
+        self._newest = max(self._newest, sequence)
+        self._ahead.add(sequence)
+        while self._next_sequence in self._ahead:
+            self._ahead.remove(self._next_sequence)
             self._next_sequence += 1
         if sequence > self._counted_until:
             self.transitions += 1
         return True
+
+    def add_prior(self, transition: Transition) -> None:
+        """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the buffer
+        for good and no updates are owed for it.  ValueError on malformed ones and when it comes late."""
+        self.buffer.add(transition, keep=True)
+
+    def set(self, name: str, value: float) -> None:
+        """Change a hyper-parameter while learning; ValueError names what can be changed and within what."""
+        if name not in LIVE:
+            raise ValueError(f"learner: {name} cannot change while it runs, only {', '.join(LIVE)}")
+        low, high = LIVE[name]
+        if not low <= value <= high:
+            raise ValueError(f"learner: {name} is {value}, expected {low} to {high}")
+        setattr(self.td3, name, float(value))
 
     @property
     def next_sequence(self) -> int:
@@ -129,7 +160,7 @@ class Learner:
         if self.updates == 0 and len(self.buffer):
             self.td3.measure_inputs(*self.buffer.states())
         batch = self.buffer.sample(self.config.batch_size, self.sampling, self.config.prior_fraction)
-        self._losses = self.td3.update(batch)
+        self._losses = self.td3.update(batch) | {"prior_share": float(batch["prior"].float().mean())}
         seconds = time.perf_counter() - start
         self._seconds_per_update += (seconds - self._seconds_per_update) * (0.05 if self._seconds_per_update else 1.0)
         return self.metrics
@@ -143,6 +174,7 @@ class Learner:
             "replay_size": float(len(self.buffer)),
             "transitions": float(self.transitions),
             "forgiven": float(self.forgiven),
+            "updates_per_transition": self.updates / max(1, self.transitions),
             "updates_per_s": 1.0 / self._seconds_per_update if self._seconds_per_update else 0.0,
             **self._losses,
         }
@@ -164,9 +196,12 @@ class Learner:
             raise CheckpointError("no checkpoint path: give one, or a session_dir to the learner")
         return path
 
-    def save(self, path: str | Path | None = None) -> Path:
+    def save(self, path: str | Path | None = None, keep: int = 0) -> Path:
         """Write everything but the replay buffer (the journal has it), atomically: the old file stays until the new
-        one is safe on disk."""
+        one is safe on disk.
+
+        keep: so many of the newest stay beside it as <name>-<updates>.ckpt, to go back to.
+        """
         path = self._path(path)
         buffer = io.BytesIO()
         torch.save(
@@ -177,7 +212,7 @@ class Learner:
                 "version": self.version,
                 "transitions": self.transitions,
                 "forgiven": self.forgiven,
-                "counted_until": max(self._counted_until, max(self._sequences, default=-1)),
+                "counted_until": max(self._counted_until, self._newest),
             },
             buffer,
         )
@@ -188,6 +223,10 @@ class Learner:
             file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
             file.flush()
             os.fsync(file.fileno())
+        if keep:
+            _keep_as(temporary, path.with_name(f"{path.stem}-{self.updates:09d}{path.suffix}"))
+            for old in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))[:-keep]:
+                old.unlink(missing_ok=True)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Sequence
 
 import torch
@@ -70,16 +70,28 @@ class TD3Config:
 
     @classmethod
     def from_mapping(cls, values: dict) -> TD3Config:
-        """From a parameter file; ValueError names a key that is not a hyper-parameter."""
+        """From a parameter file: `preset` (td3, the default, or rlpd) and what differs from it.
+
+        ValueError names a key that is not a hyper-parameter.
+        """
+        values = dict(values)
+        preset = values.pop("preset", "td3")
+        if preset not in PRESETS:
+            raise ValueError(f"learner: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
         known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:
-                raise ValueError(f"learner: unknown key '{key}', expected one of {', '.join(sorted(known))}")
-        return cls(**values)
+                raise ValueError(f"learner: unknown key '{key}', expected one of {', '.join(sorted(known | {'preset'}))}")
+        return cls(**PRESETS[preset] | values)
 
-    def as_rlpd(self) -> TD3Config:
-        """The same with RLPD's choices: a layer-normed ensemble and prior data in half of every batch."""
-        return replace(self, ensemble=10, target_members=2, actor_members=10, layer_norm=True, prior_fraction=0.5)
+
+PRESETS = {
+    "td3": {},  # as in RLT's paper
+    # Ball et al. 2023: a layer-normed ensemble whose random pair is the target, prior data in half of every batch.
+    "rlpd": {"ensemble": 10, "target_members": 2, "actor_members": 10, "layer_norm": True, "prior_fraction": 0.5},
+}
+# What may be changed while it runs: name -> (lowest, highest).
+LIVE = {"beta": (0.0, 10.0)}
 
 
 class TD3:
@@ -98,7 +110,8 @@ class TD3:
         self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), lr=config.critic_lr, fused=True)
         self.generator = torch.Generator().manual_seed(config.seed + 1)  # smoothing noise, dropout
         self.updates = 0
-        self._actor_loss = self._anchor = 0.0
+        self.beta = config.beta  # may be set between two updates
+        self._of_actor = {"actor_loss": 0.0, "anchor": 0.0, "actor_grad": 0.0}
 
     def measure_inputs(self, token: Tensor, proprio: Tensor) -> None:
         """Centre the networks' inputs on token [M, D], proprio [M, 2P]; once, before the first update."""
@@ -108,18 +121,15 @@ class TD3:
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
-        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, target_mean, actor_loss, anchor (these two
-        from the newest actor update).
+        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean distance of Q to its
+        target), critic_grad (norm before clipping), and of the newest actor update actor_loss, anchor, actor_grad.
         """
-        critic_loss, q_mean, target_mean = self._update_critic(batch)
+        metrics = self._update_critic(batch)
         self.updates += 1
         if self.updates % self.config.policy_delay == 0:
-            self._actor_loss, self._anchor = self._update_actor(batch)
+            self._of_actor = self._update_actor(batch)
             self._move_targets()
-        return {
-            "critic_loss": critic_loss, "q_mean": q_mean, "target_mean": target_mean,
-            "actor_loss": self._actor_loss, "anchor": self._anchor,
-        }
+        return metrics | self._of_actor
 
     @torch.no_grad()
     def target(self, batch: dict[str, Tensor]) -> Tensor:
@@ -139,15 +149,20 @@ class TD3:
         target = batch["chunk_return"] + bootstrap
         return target.clamp_(0.0, 1.0) if config.clip_targets else target
 
-    def _update_critic(self, batch: dict[str, Tensor]) -> tuple[float, float, float]:
+    def _update_critic(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics."""
         target = self.target(batch)  # [B]
         q = self.critic(batch["token"], batch["proprio"], batch["action"])  # [N, B]
-        loss = (target - q).square().mean(1).sum()
-        self._descend(loss, self.critic, self.critic_optimiser)
-        return float(loss.detach()), float(q.detach().mean()), float(target.mean())
+        error = target - q
+        loss = error.square().mean(1).sum()
+        norm = self._descend(loss, self.critic, self.critic_optimiser)
+        q, error = q.detach(), error.detach()
+        return {
+            "critic_loss": float(loss.detach()), "q_mean": float(q.mean()), "q_max": float(q.max()),
+            "target_mean": float(target.mean()), "td_error": float(error.abs().mean()), "critic_grad": norm,
+        }
 
-    def _update_actor(self, batch: dict[str, Tensor]) -> tuple[float, float]:
+    def _update_actor(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros).
 
         |.|^2 is the mean over the chunk.  The anchor is the true reference even where the actor did not see it.
@@ -161,16 +176,18 @@ class TD3:
         if self.config.clip_targets:
             q = q.clamp(max=1.0)
         anchor = (action - reference).square().mean()
-        loss = -q.mean() + self.config.beta * anchor
-        self._descend(loss, self.actor, self.actor_optimiser)
-        return float(loss.detach()), float(anchor.detach())
+        loss = -q.mean() + self.beta * anchor
+        norm = self._descend(loss, self.actor, self.actor_optimiser)
+        return {"actor_loss": float(loss.detach()), "anchor": float(anchor.detach()), "actor_grad": norm}
 
-    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> float:
+        """One step down; returns the gradient's norm before it is clipped."""
         parameters = list(network.parameters())
         optimiser.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)  # the actor's loss goes through the critic and leaves no gradients there
-        nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
         optimiser.step()
+        return float(norm)
 
     @torch.no_grad()
     def _move_targets(self) -> None:
@@ -188,8 +205,8 @@ class TD3:
         """Everything that the next update depends on, as tensors and plain values."""
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
         return state | {
-            "generator": self.generator.get_state(), "updates": self.updates,
-            "actor_loss": self._actor_loss, "anchor": self._anchor,
+            "generator": self.generator.get_state(), "updates": self.updates, "beta": self.beta,
+            "of_actor": dict(self._of_actor),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -197,4 +214,4 @@ class TD3:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.updates = int(state["updates"])
-        self._actor_loss, self._anchor = float(state["actor_loss"]), float(state["anchor"])
+        self.beta, self._of_actor = float(state["beta"]), dict(state["of_actor"])

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from enum import Enum
+from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
@@ -11,11 +13,15 @@ from safetensors.torch import load, save
 from rlt_ros.core.networks import Actor
 
 
+SHORTEST_KEY = 16  # bytes
+
+
 class Reason(Enum):
     """Why weights were rejected."""
 
     STALE = "stale"
     CHECKSUM = "checksum"
+    UNSIGNED = "unsigned"
     MALFORMED = "malformed"
     ARCHITECTURE = "architecture"
     SHAPES = "shapes"
@@ -43,11 +49,37 @@ def _metadata(data: bytes) -> dict:
     return json.loads(data[8:8 + size])["__metadata__"]
 
 
-def unpack(data: bytes, sha256: str, version: int, current_version: int, expected_architecture: dict | None) -> Actor:
+def read_key(path: str | Path) -> bytes:
+    """The key that learner and actor share; ValueError when the file is missing or too short to be one."""
+    try:
+        key = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"key file {path}: {error.strerror}; make one: head -c 32 /dev/urandom > {path}") from error
+    if len(key) < SHORTEST_KEY:
+        raise ValueError(f"key file {path} has {len(key)} bytes, expected {SHORTEST_KEY} or more: "
+                         f"head -c 32 /dev/urandom > {path}")
+    return key
+
+
+def sign(data: bytes, key: bytes | None) -> str:
+    """HMAC-SHA256 of `pack`'s bytes (the version is in them), in hex; "" without a key."""
+    return hmac.new(key, data, hashlib.sha256).hexdigest() if key else ""
+
+
+def unpack(
+    data: bytes,
+    sha256: str,
+    version: int,
+    current_version: int,
+    expected_architecture: dict | None,
+    key: bytes | None = None,
+    signature: str = "",
+) -> Actor:
     """A new actor, in inference mode, from `pack`'s bytes.
 
     version: as announced.  current_version: of the policy in use, which the new one must exceed.
     expected_architecture: Actor.architecture that must be matched; None accepts any.
+    key: with one, only what `sign` signed with it is taken, compared in constant time.
     Raises WeightsRejected; nothing that is in use is touched.
     """
     if version <= current_version:
@@ -56,6 +88,9 @@ def unpack(data: bytes, sha256: str, version: int, current_version: int, expecte
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise WeightsRejected(Reason.CHECKSUM, f"SHA-256 is {found}, announced was {sha256}")
+    if key is not None and not hmac.compare_digest(sign(data, key).encode(), signature.encode()):
+        text = "another key signed them" if signature else "they are not signed"
+        raise WeightsRejected(Reason.UNSIGNED, f"{text}; learner and actor need the same key file")
     try:
         metadata = _metadata(data)
         architecture = json.loads(metadata["architecture"])

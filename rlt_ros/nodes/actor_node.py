@@ -1,6 +1,7 @@
 """The critical-phase actor at control rate: who drives at this tick, and what."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ from rlt_ros.core.commander import Commander
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
-from rlt_ros.core.weights import unpack
+from rlt_ros.core.weights import WeightsRejected, read_key, unpack
+from rlt_ros.data.changes import record_change
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
@@ -57,6 +59,8 @@ class ActorNode(RltNode):
             exploration_std=p.exploration_std,
             seed=p.seed,
         )
+        self.key = read_key(p.weights_key_file) if p.weights_key_file else None
+        self.refused_weights: Counter[str] = Counter()  # reason -> how often
         self.version = 0
         self.token_dim = 0
         self.proprio: np.ndarray | None = None
@@ -76,11 +80,14 @@ class ActorNode(RltNode):
         self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
         # Checking and unpacking takes milliseconds: no tick waits for it.
         self.unpacking = LatestWorker("weights", self.take_weights, self.fail)
+        self.on_undo(self.unpacking.close)
         self.latest_weights: PolicyWeights | None = None
         self.every_tick(self.on_tick, p.phase)
 
     def on_parameters_(self) -> None:
-        self.commander.exploration_std = self.params.exploration_std
+        if self.params.exploration_std != self.commander.exploration_std:
+            self.commander.exploration_std = self.params.exploration_std
+            record_change(self.params.session, self.get_name(), "exploration_std", self.params.exploration_std)
 
     def on_proprio(self, msg: Proprio) -> None:
         self.proprio_tick, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
@@ -114,7 +121,8 @@ class ActorNode(RltNode):
         """In the worker's thread: use weights that pass all checks; the policy in use stays otherwise."""
         try:
             actor = self.checked(msg)
-        except ValueError as error:  # WeightsRejected is one
+        except ValueError as error:
+            self.refused_weights[error.reason.value if isinstance(error, WeightsRejected) else "sizes"] += 1
             self.reject("learner/weights", error)
             return
         with self._lock:
@@ -122,7 +130,7 @@ class ActorNode(RltNode):
             self.commander.offer_policy(actor.act, msg.version)
 
     def checked(self, msg: PolicyWeights) -> Actor:
-        actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version, None)
+        actor = unpack(bytes(msg.data), msg.sha256, msg.version, self.version, None, self.key, msg.hmac)
         sizes = {
             "token": self.token_dim,
             "rl_proprio": 2 * self.task.proprio_dim,
@@ -133,9 +141,6 @@ class ActorNode(RltNode):
         if wrong:
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
         return actor
-
-    def on_cleanup_(self) -> None:
-        self.unpacking.close()
 
     def on_tick(self, tick: int) -> None:
         now_s = time.monotonic()
@@ -154,4 +159,10 @@ class ActorNode(RltNode):
         self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
 
     def on_diagnostics_(self) -> dict:
-        return {"policy_version": self.version, "holding": self.hold_reason, "ticks_with_older_proprio": self.behind}
+        refused = {f"weights_refused_{reason}": count for reason, count in self.refused_weights.items()}
+        return {
+            "policy_version": self.version,
+            "holding": self.hold_reason,
+            "ticks_with_older_proprio": self.behind,
+            "exploration_std": self.params.exploration_std,
+        } | refused

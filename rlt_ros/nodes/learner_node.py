@@ -11,18 +11,25 @@ from std_msgs.msg import UInt64
 from rlt_ros.core.learner import Learner, checkpoint_dims
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.td3 import TD3Config
+from rlt_ros.core.chunks import Source
+from rlt_ros.core.episode import Outcome, Phase, Score
 from rlt_ros.core.transition import Transition
-from rlt_ros.msg import LearnerStatus, PolicyWeights
+from rlt_ros.core.weights import read_key, sign
+from rlt_ros.data.changes import record_change
+from rlt_ros.msg import EpisodeState, LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import header, packed, transition_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.stored import journal_of, stored_transitions
 from rlt_ros.sim.task import load_task
 
 SLICE_EVERY_S = 0.005
 ASK_AT_MOST = 5
-CURVES = ("critic_loss", "actor_loss", "q_mean", "anchor")
+CURVES = ("critic_loss", "actor_loss", "q_mean", "q_max", "anchor", "td_error", "critic_grad", "actor_grad", "prior_share")
+Q_TOLERANCE = 0.2  # returns are within [0, 1]; a Q further out than this is an alarm
+ANCHOR_ALARM = 0.5  # mean square distance of the actor's chunk to the reference, of at most 4
 
 
 class LearnerNode(RltNode):
@@ -38,7 +45,11 @@ class LearnerNode(RltNode):
         checkpoint_s: float = parameter(20.0, "time between checkpoints", unit="s", low=1.0)
         slice_ms: float = parameter(20.0, "training between two looks at the messages", unit="ms", low=1.0, high=1000.0)
         threads: int = parameter(1, "torch threads", low=1)
-        td3: dict = parameter({}, "td3.<name>: hyper-parameters, see rlt_ros/core/td3.py")
+        keep_checkpoints: int = parameter(5, "older checkpoints kept beside the newest", low=0)
+        stale_s: float = parameter(30.0, "no transition for so long in a critical phase: alarm", unit="s", low=1.0)
+        prior: list[str] = parameter([], "folders of earlier sessions whose transitions are prior data")
+        beta: float = parameter(-1.0, "weight of the anchor; -1: as in td3.beta", low=-1.0, high=10.0, live=True)
+        td3: dict = parameter({}, "td3.<name>: hyper-parameters, see rlt_ros/core/td3.py; td3.preset: td3 or rlpd")
 
     def on_configure_(self) -> None:
         import torch
@@ -48,6 +59,13 @@ class LearnerNode(RltNode):
         self.task = load_task(self.params.task)
         self.session = Path(self.params.session) if self.params.session else None
         self.curves = self.make_curves()
+        self.key = read_key(self.params.weights_key_file) if self.params.weights_key_file else None
+        for folder in self.params.prior:
+            journal_of(folder)  # complain at once, not at the first transition
+        self.score = Score()
+        self.steps = self.human_steps = 0
+        self.heard_s = time.monotonic()  # of the newest transition, or of the beginning of the critical phase
+        self.means: dict[str, float] = {}  # of the last second
         self.learner: Learner | None = None
         self.published_updates = 0
         self.asked_s = 0.0
@@ -58,13 +76,14 @@ class LearnerNode(RltNode):
         if checkpoint is not None and checkpoint.exists():
             self.make_learner(checkpoint_dims(checkpoint))
             self.learner.load()
-            self.learner.save()  # the versions from here on are never given twice
+            self.save()  # the versions from here on are never given twice
             self.counted = (time.monotonic(), self.learner.updates)
             self.get_logger().info(f"resumed {checkpoint}: {self.learner.updates} updates")
         self.weights = self.publish(PolicyWeights, "learner/weights", qos.STATE)
         self.status = self.publish(LearnerStatus, "learner/status", qos.EVENT)
         self.request = self.publish(UInt64, "replay/request", qos.EVENT)
         self.subscribe(TransitionMsg, "replay", self.on_transition, qos.REPLAY)
+        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.every(SLICE_EVERY_S, self.train)
         self.every(1.0 / self.params.publish_hz, self.publish_weights)
         self.every(1.0, self.report)
@@ -96,12 +115,31 @@ class LearnerNode(RltNode):
                 f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder"
             )
         self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale)
+        for folder in self.params.prior:
+            for transition in stored_transitions(Path(folder), self.get_logger().warning):
+                self.learner.add_prior(transition)
+            self.get_logger().info(f"{self.learner.buffer.kept} transitions of prior data after {folder}")
+        if self.params.beta >= 0.0:
+            self.learner.set("beta", self.params.beta)
+
+    def on_parameters_(self) -> None:
+        if self.learner is not None and self.params.beta >= 0.0 and self.params.beta != self.learner.td3.beta:
+            self.learner.set("beta", self.params.beta)
+            record_change(self.params.session, self.get_name(), "beta", self.params.beta)
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        if msg.phase == Phase.CRITICAL and self.score.phase != Phase.CRITICAL:
+            self.heard_s = time.monotonic()
+        self.score.see(msg.episode, Phase(msg.phase), Outcome(msg.outcome), msg.end_tick - msg.critical_tick, time.monotonic())
 
     def on_transition(self, msg: TransitionMsg) -> None:
         transition = transition_from_msg(msg)
         if self.learner is None:
             self.make_learner(dims_of(transition))
-        self.learner.add(transition)
+        self.heard_s = time.monotonic()
+        if self.learner.add(transition):
+            self.steps += transition.steps
+            self.human_steps += int((transition.sources[:transition.steps] == Source.HUMAN).sum())
         if msg.sequence > self.learner.next_sequence:
             self.ask(self.learner.next_sequence)
 
@@ -138,6 +176,7 @@ class LearnerNode(RltNode):
                 version=version,
                 updates=learner.updates,
                 sha256=sha256,
+                hmac=sign(data, self.key),
                 data=packed(np.frombuffer(data, np.uint8), "B"),
             )
         )
@@ -151,8 +190,19 @@ class LearnerNode(RltNode):
         now_s, (then_s, then_updates) = time.monotonic(), self.counted
         rate = (learner.updates - then_updates) / (now_s - then_s)
         self.counted = (now_s, learner.updates)
-        means = {name: self.sums[name] / max(1.0, self.sums["n"]) for name in CURVES}
-        trained, self.sums = self.sums["n"] > 0, defaultdict(float)
+        trained = self.sums["n"] > 0
+        if trained:
+            self.means = {name: self.sums[name] / self.sums["n"] for name in CURVES}
+        self.sums = defaultdict(float)
+        means = {name: self.means.get(name, 0.0) for name in CURVES}
+        more = {
+            "human_share": self.human_steps / max(1, self.steps),
+            "updates_per_transition": learner.metrics["updates_per_transition"],
+            "beta": learner.td3.beta,
+            "success_rate": self.score.success_rate,
+            "median_steps": self.score.median_steps,
+            "successes_per_10min": self.score.successes_per_10min,
+        }
         self.status.publish(
             LearnerStatus(
                 header=header(self.now_ns()),
@@ -162,18 +212,35 @@ class LearnerNode(RltNode):
                 transitions=learner.transitions,
                 updates_per_s=rate,
                 warm=learner.warm(),
-                **means,
+                **{name: means[name] for name in ("critic_loss", "actor_loss", "q_mean", "anchor", "td_error", "prior_share")},
+                critic_gradient=means["critic_grad"],
+                actor_gradient=means["actor_grad"],
+                **more,
             )
         )
         if self.curves is not None and trained:
-            for name, value in {**means, "updates_per_s": rate, "replay_size": len(learner.buffer)}.items():
+            for name, value in {**means, **more, "updates_per_s": rate, "replay_size": len(learner.buffer)}.items():
                 self.curves.add_scalar(name, value, learner.updates)
 
     def save(self) -> None:
         if self.learner is not None and self.session is not None:
-            self.learner.save()
+            self.learner.save(keep=self.params.keep_checkpoints)
+
+    def alarm(self) -> str:
+        """What is wrong with the learning, or ""."""
+        q, anchor = self.means.get("q_max", 0.0), self.means.get("anchor", 0.0)
+        low = self.means.get("q_mean", 0.0)
+        if q > 1.0 + Q_TOLERANCE or low < -Q_TOLERANCE:
+            return f"Q is out of range: mean {low:.2f}, largest {q:.2f}, returns are within [0, 1]"
+        if anchor > ANCHOR_ALARM:
+            return f"the actor is far from the reference: mean square {anchor:.2f}, more than {ANCHOR_ALARM}; raise beta"
+        silent_s = time.monotonic() - self.heard_s
+        if self.score.phase == Phase.CRITICAL and silent_s > self.params.stale_s:
+            return f"no transition for {silent_s:.0f} s although the critical phase is on; is replay_node alive?"
+        return ""
 
     def on_diagnostics_(self) -> dict:
+        self.problem = self.alarm()
         return (
             {}
             if self.learner is None

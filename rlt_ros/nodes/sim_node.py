@@ -69,10 +69,8 @@ class SimNode(RltNode):
         # Drawing takes a good part of a tick: the next command must not have to wait for it.
         self.every_tick(self.on_tick, p.phase, locked=False)
         self.painter = LatestWorker("painter", self.paint, self.fail, prepare=lambda: priority.apply("ordinary"))
+        self.on_undo(self.painter.close)
         self.painting = threading.Lock()  # the environment must not be reset meanwhile
-
-    def on_cleanup_(self) -> None:
-        self.painter.close()
 
     def on_executed(self, msg: ActionChunk) -> None:
         self.commands.append(chunk_from_msg(msg, self.task.action_dim))

@@ -99,7 +99,7 @@ class RltNode(LifecycleNode):
     def publish(self, msg_type: type, topic: str, profile: QoSProfile) -> Any:
         """Make a publisher; send with `.publish(msg)`."""
         publisher = self.create_publisher(msg_type, topic, profile)
-        self._undo(lambda: self.destroy_publisher(publisher))
+        self.on_undo(lambda: self.destroy_publisher(publisher))
         return publisher
 
     def subscribe(self, msg_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> Any:
@@ -116,7 +116,7 @@ class RltNode(LifecycleNode):
                     self.reject(topic, error)
 
         subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile)
-        self._undo(lambda: self.destroy_subscription(subscription))
+        self.on_undo(lambda: self.destroy_subscription(subscription))
         return subscription
 
     def reject(self, topic: str, error: Exception) -> None:
@@ -148,13 +148,13 @@ class RltNode(LifecycleNode):
                 return callback(request, response)
 
         service = self.create_service(srv_type, name, self._guard(serve))
-        self._undo(lambda: self.destroy_service(service))
+        self.on_undo(lambda: self.destroy_service(service))
         return service
 
     def client(self, srv_type: type, name: str) -> Any:
         """Make a service client; use `.call_async(request)` and never wait in a callback."""
         client = self.create_client(srv_type, name)
-        self._undo(lambda: self.destroy_client(client))
+        self.on_undo(lambda: self.destroy_client(client))
         return client
 
     def every(self, period_s: float, callback: Callable[[], None]) -> Any:
@@ -168,7 +168,7 @@ class RltNode(LifecycleNode):
         guarded = self._guard(fire)
         # rclpy hands a TimerInfo to a callback that takes arguments, as `guarded` does.
         timer = self.create_timer(period_s, lambda: guarded())
-        self._undo(lambda: self.destroy_timer(timer))
+        self.on_undo(lambda: self.destroy_timer(timer))
         return timer
 
     def every_tick(self, callback: Callable[[int], None], phase: float = 0.0, locked: bool = True) -> TickLoop:
@@ -186,10 +186,14 @@ class RltNode(LifecycleNode):
 
         loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
         self._loops.append(loop)
-        self._undo(lambda: (loop.stop(), self._loops.remove(loop)))
+        self.on_undo(lambda: (loop.stop(), self._loops.remove(loop)))
         if self._stage == "activate":
             loop.start()
         return loop
+
+    def on_undo(self, action: Callable[[], Any]) -> None:
+        """Call `action()` when what the present hook makes is to be undone, without the lock: for threads and the like."""
+        self._made[self._stage or "configure"].append(action)
 
     def now_ns(self) -> int:
         """ROS time in ns."""
@@ -341,9 +345,6 @@ class RltNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     # The rest
-
-    def _undo(self, action: Callable[[], Any]) -> None:
-        self._made[self._stage or "configure"].append(action)
 
     def _undo_all(self, stage: str) -> None:
         while self._made[stage]:

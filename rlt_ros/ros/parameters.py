@@ -73,6 +73,7 @@ class SharedParameters:
     max_age_ticks: int = parameter(25, "a token or reference older than this is not used", unit="ticks", low=1)
     task: str = parameter("ethernet", "name or path of the task file")
     session: str = parameter("", "folder of the practice session; empty: nothing is stored")
+    weights_key_file: str = parameter("", "file with the key that signs weights; empty: not signed")
     realtime_priority: int = parameter(0, "SCHED_FIFO priority of all threads, needs rights; 0: off", low=0, high=99)
     lock_memory: bool = parameter(False, "keep all memory from being paged out (mlockall), needs rights")
     cpus: list[int] = parameter([], "processors that may run this node; empty: any", low=0)

@@ -1,6 +1,6 @@
 import pytest
 
-from rlt_ros.core.episode import EpisodeError, EpisodeMachine, Outcome, Phase
+from rlt_ros.core.episode import EpisodeError, EpisodeMachine, Outcome, Phase, Score
 
 
 def machine(phase=Phase.IDLE):
@@ -97,3 +97,20 @@ def test_reset_leads_to_idle_from_anywhere_and_aborts_what_ran(phase, aborted):
 def test_a_time_out_of_nothing_is_refused():
     with pytest.raises(ValueError, match="approach_timeout_ticks: got 0"):
         EpisodeMachine(100, 0)
+
+
+def test_score_counts_each_episode_once_and_no_aborted_one():
+    score = Score(window=4)
+    outcomes = [Outcome.FAILURE, Outcome.SUCCESS, Outcome.ABORTED, Outcome.TIMEOUT, Outcome.SUCCESS, Outcome.SUCCESS]
+    score.see(1, Phase.APPROACH, Outcome.NONE, 0, 0.0)
+    for i, outcome in enumerate(outcomes):
+        for _ in range(3):  # the state is repeated
+            score.see(i + 1, Phase.ENDED, outcome, 100 * i, 60.0 * (i + 1))
+    assert score.success_rate == 3 / 4  # the newest four that count: success, time-out, success, success
+    assert score.median_steps == 400.0
+    assert score.successes_per_10min == 3 / 5 * 10  # three in the five minutes since the first failure
+
+
+def test_score_of_nothing_is_zero():
+    score = Score()
+    assert (score.success_rate, score.median_steps, score.successes_per_10min) == (0.0, 0.0, 0.0)

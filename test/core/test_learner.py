@@ -155,8 +155,8 @@ def test_published_versions_count_up_and_unpack():
 
 @pytest.mark.parametrize("rlpd", [False, True])
 def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path, rlpd):
-    config = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10)
-    config = config.as_rlpd() if rlpd else config
+    preset = "rlpd" if rlpd else "td3"
+    config = TD3Config.from_mapping({"preset": preset, "hidden": (16, 16), "batch_size": 16, "min_buffer": 10})
     first = filled(30, config)
     for _ in range(7):
         first.step()
@@ -292,3 +292,48 @@ def test_a_damaged_checkpoint_has_no_actor(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=str(path)):
         load_actor(path)
+
+
+def test_the_newest_checkpoints_are_kept_beside_the_one_in_use(tmp_path):
+    learner = filled(30, session_dir=tmp_path)
+    for _ in range(5):
+        learner.step()
+        learner.save(keep=3)
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "learner-000000003.ckpt", "learner-000000004.ckpt", "learner-000000005.ckpt", "learner.ckpt"]
+    older = Learner(CONFIG, DIMS)
+    older.load(folder / "learner-000000004.ckpt")
+    assert older.updates == 4
+    (folder / "learner.ckpt").write_bytes((folder / "learner.ckpt").read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="copy an older one over it: learner-000000005.ckpt, learner-000000004"):
+        learner.load()
+
+
+def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tmp_path):
+    one, other = filled(30), filled(30)
+    one.set("beta", 3.0)
+    for learner in (one, other):
+        for _ in range(6):
+            learner.step()
+    assert not same(one, other)
+    one.save(tmp_path / "l.ckpt")
+    other.load(tmp_path / "l.ckpt")
+    assert other.td3.beta == 3.0
+    for name, value, text in (("beta", -1.0, "expected 0.0 to 10.0"), ("beta", np.nan, "is nan"), ("tau", 0.1, "only beta")):
+        with pytest.raises(ValueError, match=text):
+            one.set(name, value)
+
+
+def test_prior_data_is_sampled_but_owed_no_updates():
+    config = replace(CONFIG, prior_fraction=0.5)
+    learner = Learner(config, DIMS)
+    for i in range(20):
+        learner.add_prior(transition(1000 + i))
+    assert learner.due() == 0 and learner.next_sequence == 0
+    for i in range(10):
+        learner.add(transition(2 * i + 1))  # sources odd: the actor's
+    assert learner.due() == 20
+    assert learner.step()["prior_share"] >= 0.5
+    with pytest.raises(ValueError, match="before everything else"):
+        learner.add_prior(transition(7))

@@ -32,7 +32,7 @@ def test_what_was_stored_is_what_is_sampled():
     t = transition(3)
     row = only(t)
     for name in ("token", "proprio", "reference", "action", "next_token", "next_proprio", "next_reference"):
-        assert np.allclose(row[name], getattr(t, name), atol=1e-6), name
+        assert np.allclose(row[name], getattr(t, name), atol=2e-3 if "token" in name else 1e-6), name
 
 
 def test_the_return_of_a_chunk_discounts_each_step_once():
@@ -125,3 +125,57 @@ def test_a_chunk_of_no_length_or_too_long_is_refused(steps):
 def test_sampling_from_nothing_says_so():
     with pytest.raises(ValueError, match="empty"):
         ReplayBuffer(10, DIMS).sample(4, torch.Generator())
+
+
+def session(n):
+    """Transitions at stride 1 whose next state is the state five later, as in a real episode."""
+    states = [(np.full(3, i, float), np.full(4, -i, float)) for i in range(n + 5)]
+    return [transition(i, token=states[i][0], proprio=states[i][1], next_token=states[i + 5][0],
+                       next_proprio=states[i + 5][1]) for i in range(n)]
+
+
+def test_a_state_is_stored_once_although_it_is_the_next_state_of_another():
+    buffer = ReplayBuffer(100, DIMS)
+    for t in session(40):
+        buffer.add(t)
+    assert buffer.stored_states == 45
+    batch = buffer.sample(200, torch.Generator().manual_seed(0))
+    assert torch.equal(batch["next_token"], batch["token"] + 5.0)
+    assert torch.equal(batch["next_proprio"], batch["proprio"] - 5.0)
+
+
+def test_states_of_overwritten_transitions_are_given_back():
+    buffer = ReplayBuffer(10, DIMS)
+    for t in session(2000):
+        buffer.add(t)
+    assert buffer.stored_states == 15
+    batch = buffer.sample(100, torch.Generator().manual_seed(0))
+    assert torch.equal(batch["next_token"], batch["token"] + 5.0) and batch["token"].min() == 1990.0
+
+
+def test_kept_rows_are_prior_data_that_the_ring_goes_around():
+    buffer = ReplayBuffer(8, DIMS)
+    for i in range(3):
+        buffer.add(transition(i, token=np.full(3, 100.0 + i)), keep=True)
+    for i in range(50):
+        buffer.add(transition(3 + i, token=np.full(3, float(i))))
+    batch = buffer.sample(400, torch.Generator().manual_seed(0), prior_fraction=0.5)
+    assert set(batch["token"][:, 0].tolist()) == {100.0, 101.0, 102.0, 45.0, 46.0, 47.0, 48.0, 49.0}
+    assert (batch["token"][:200, 0] >= 100.0).all()
+    assert torch.equal(batch["prior"], batch["token"][:, 0] >= 100.0)
+
+
+def test_prior_data_after_other_data_or_without_room_is_refused():
+    late = ReplayBuffer(8, DIMS)
+    late.add(transition(0))
+    full = ReplayBuffer(3, DIMS)
+    full.add(transition(0), keep=True)
+    full.add(transition(1), keep=True)
+    for buffer in (late, full):
+        with pytest.raises(ValueError, match="prior data comes before everything else"):
+            buffer.add(transition(5), keep=True)
+
+
+def test_a_token_too_large_for_half_precision_is_refused():
+    with pytest.raises(ValueError, match="token reaches 1e\\+05"):
+        ReplayBuffer(10, DIMS).add(transition(token=np.full(3, 1e5)))

@@ -244,10 +244,16 @@ def test_the_seed_decides_everything_and_the_callers_generator_is_left_alone():
 
 
 def test_rlpd_is_a_configuration_of_the_same_learner():
-    method = TD3(TD3Config(**SMALL).as_rlpd(), DIMS)
+    own = {name: value for name, value in SMALL.items() if name != "layer_norm"}
+    method = TD3(TD3Config.from_mapping(own | {"preset": "rlpd"}), DIMS)
     metrics = [method.update(batch(seed=i)) for i in range(4)][-1]
     assert method.critic.members == 10 and method.critic.layer_norm
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="preset is 'sac', expected one of td3, rlpd"):
+        TD3Config.from_mapping({"preset": "sac"})
 
 
 @pytest.mark.parametrize("key, value", [

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 
 from rlt_ros.core.networks import Actor, Dims
-from rlt_ros.core.weights import Reason, WeightsRejected, pack, unpack
+from rlt_ros.core.weights import Reason, WeightsRejected, pack, read_key, sign, unpack
 
 DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 
@@ -102,3 +102,30 @@ def test_weights_that_are_not_finite_are_rejected(actor, bad):
 def test_a_rejection_says_what_and_why(actor):
     with pytest.raises(WeightsRejected, match="version 7 is not newer than 8"):
         unpack(*pack(actor, 7), 7, 8, None)
+
+
+def test_with_a_key_only_what_it_signed_is_taken(actor):
+    data, digest = pack(actor, 2)
+    key, other = b"k" * 32, b"o" * 32
+    assert unpack(data, digest, 2, 1, None, key, sign(data, key)).dims == DIMS
+    assert reason(data, digest, 2, 1, None, key, "") is Reason.UNSIGNED
+    assert reason(data, digest, 2, 1, None, key, sign(data, other)) is Reason.UNSIGNED
+    assert reason(data, digest, 2, 1, None, key, "é") is Reason.UNSIGNED
+    forged, forged_digest = pack(actor, 3)
+    assert reason(forged, forged_digest, 3, 1, None, key, sign(data, key)) is Reason.UNSIGNED
+
+
+def test_without_a_key_nothing_is_signed_and_all_is_taken(actor):
+    data, digest = pack(actor, 2)
+    assert sign(data, None) == ""
+    assert unpack(data, digest, 2, 1, None, None, "").dims == DIMS
+
+
+def test_a_key_file_that_is_missing_or_short_is_an_error_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="head -c 32 /dev/urandom"):
+        read_key(tmp_path / "none")
+    (tmp_path / "short").write_bytes(b"secret")
+    with pytest.raises(ValueError, match="6 bytes, expected 16"):
+        read_key(tmp_path / "short")
+    (tmp_path / "key").write_bytes(b"x" * 32)
+    assert read_key(tmp_path / "key") == b"x" * 32

@@ -7,13 +7,15 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.observations import TokenFrame
-from rlt_ros.core.weights import pack
+from rlt_ros.core.weights import pack, sign
+from rlt_ros.data.changes import read_changes
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.nodes.actor_node import ActorNode
 from rlt_ros.nodes.safety_node import SafetyNode
@@ -245,3 +247,28 @@ def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, s
     finally:
         episodes.kill()
         episodes.wait()
+
+
+def test_with_a_key_file_only_signed_weights_are_used(graph, start, peer, tmp_path):
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    d = Driven(start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0, weights_key_file=str(key)), peer)
+    d.weights(weights(1))
+    d.until(graph, Phase.CRITICAL, lambda: d.node.refused_weights["unsigned"] == 1, "the refusal")
+    assert d.node.version == 0 and d.node.on_diagnostics_()["weights_refused_unsigned"] == 1
+    signed = weights(2)
+    signed.hmac = sign(bytes(signed.data), key.read_bytes())
+    d.weights(signed)
+    d.until(graph, Phase.CRITICAL, lambda: d.candidates[-1].policy_version == 2, "the signed weights")
+
+
+def test_missing_key_file_fails_at_configure(make, tmp_path):
+    assert "head -c 32 /dev/urandom" in make(ActorNode, weights_key_file=str(tmp_path / "none")).configure_error
+
+
+def test_exploration_changes_while_it_acts_and_the_session_says_when(start, tmp_path):
+    node = start(ActorNode, session=str(tmp_path))
+    assert node.set_parameters([Parameter("exploration_std", value=0.2)])[0].successful
+    assert not node.set_parameters([Parameter("exploration_std", value=2.0)])[0].successful
+    assert node.commander.exploration_std == 0.2
+    assert [(c["name"], c["value"]) for c in read_changes(tmp_path)] == [("exploration_std", 0.2)]

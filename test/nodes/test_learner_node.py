@@ -2,15 +2,24 @@
 
 import numpy as np
 import pytest
+from rclpy.parameter import Parameter
+from rclpy.serialization import serialize_message
 from std_msgs.msg import UInt64
 
+from rlt_ros.core.chunks import ControlClock
+from rlt_ros.core.episode import Phase
 from rlt_ros.core.transition import Transition
 from rlt_ros.core.weights import unpack
-from rlt_ros.msg import LearnerStatus, PolicyWeights
+from rlt_ros.data.changes import read_changes
+from rlt_ros.data.journal import Journal
+from rlt_ros.msg import EpisodeState, LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.nodes.learner_node import LearnerNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import transition_to_msg
+from rlt_ros.ros.definitions import ros2msg
+
+TRANSITION_TYPE = "rlt_ros/msg/Transition"
 
 QUICK = {
     "td3__hidden": [8, 8],
@@ -158,3 +167,53 @@ def test_transition_of_another_size_is_dropped(graph, start, replay):
     r.send(1, token_dim=7)
     graph.spin_until(lambda: node.rejected["replay"] == 1, "the drop")
     assert len(node.learner.buffer) == 1
+
+
+def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(graph, start, replay, tmp_path):
+    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+    r = replay()
+    r.send(*range(20))
+    graph.spin_until(lambda: node.learner is not None and node.learner.updates == 20, "updates")
+    assert node.set_parameters([Parameter("beta", value=1.5)])[0].successful
+    refused = node.set_parameters([Parameter("beta", value=50.0)])[0]
+    assert not refused.successful and "'beta' is 50.0" in refused.reason
+    assert node.learner.td3.beta == 1.5
+    assert [(c["node"], c["name"], c["value"]) for c in read_changes(tmp_path)] == [("learner_node", "beta", 1.5)]
+    graph.spin_until(lambda: bool(r.status) and r.status[-1].beta == 1.5, "the status")
+
+
+def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, tmp_path):
+    earlier = tmp_path / "earlier"
+    journal = Journal(earlier / "journal", TRANSITION_TYPE, ros2msg(TRANSITION_TYPE))
+    for i in range(15):
+        journal.append(serialize_message(transition_to_msg(transition(100 + i), "earlier", ControlClock(50.0))), i)
+    journal.close()
+    node = start(LearnerNode, prior=[str(earlier)], td3__prior_fraction=0.5, **QUICK)
+    r = replay()
+    r.send(*range(20))
+    graph.spin_until(lambda: node.learner is not None and node.learner.updates == 20, "updates")
+    assert node.learner.buffer.kept == 15 and node.learner.transitions == 20
+    graph.spin_until(lambda: bool(r.status) and r.status[-1].prior_share >= 0.5, "the status")
+
+
+def test_prior_session_that_is_none_fails_at_configure(make, tmp_path):
+    assert f"session '{tmp_path}' has no journal" in make(LearnerNode, prior=[str(tmp_path)], **QUICK).configure_error
+
+
+@pytest.mark.parametrize("means, words", [
+    ({"q_max": 1.5}, "Q is out of range"),
+    ({"q_mean": -0.5}, "Q is out of range"),
+    ({"anchor": 0.9}, "the actor is far from the reference"),
+    ({"q_max": 1.1, "q_mean": 0.3, "anchor": 0.1}, ""),
+])
+def test_alarms(start, means, words):
+    node = start(LearnerNode, **QUICK)
+    node.means = means
+    assert words in node.alarm() and bool(words) == bool(node.alarm())
+
+
+def test_silence_of_the_replay_in_a_critical_phase_is_an_alarm(graph, start, peer):
+    node = start(LearnerNode, stale_s=1.0, **QUICK)
+    say = peer.say(EpisodeState, "episode/state", qos.STATE)
+    graph.spin_until(lambda: (say(peer.episode(Phase.CRITICAL)), "replay_node" in node.alarm())[1], "the alarm")
+    graph.spin_until(lambda: (say(peer.episode(Phase.ENDED)), not node.alarm())[1], "its end")

@@ -1,0 +1,70 @@
+"""`rlt train rl` on a recorded session."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rclpy.serialization import serialize_message
+
+from rlt_ros.cli.main import main
+from rlt_ros.core.chunks import ControlClock
+from rlt_ros.core.learner import load_actor
+from rlt_ros.core.transition import Transition
+from rlt_ros.data.journal import Journal
+from rlt_ros.ros.conversions import transition_to_msg
+from rlt_ros.ros.definitions import ros2msg
+
+TYPE = "rlt_ros/msg/Transition"
+
+
+def transition(sequence: int) -> Transition:
+    random = np.random.default_rng(sequence)
+    values = lambda *shape: random.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
+    return Transition(
+        sequence=sequence, episode=1, tick=2 * sequence, token=values(6), proprio=values(28), reference=values(10, 4),
+        action=values(10, 4), rewards=np.zeros(10, np.float32), steps=10, next_token=values(6), next_proprio=values(28),
+        next_reference=values(10, 4), terminated=False, truncated=False, sources=np.full(10, 2, np.uint8),
+        token_age_ticks=5, policy_version=0)  # fmt: skip
+
+
+def session(folder: Path, transitions: int) -> Path:
+    journal = Journal(folder / "journal", TYPE, ros2msg(TYPE))
+    for i in range(transitions):
+        journal.append(serialize_message(transition_to_msg(transition(i), folder.name, ControlClock(50.0))), i)
+    journal.close()
+    config = {"/**": {"ros__parameters": {"task": "ethernet"}},
+              "/**/learner_node": {"ros__parameters": {"td3": {"hidden": [8, 8], "batch_size": 8, "min_buffer": 8}}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def test_an_actor_is_trained_on_what_was_recorded(tmp_path, capsys) -> None:
+    first, earlier, out = session(tmp_path / "a", 30), session(tmp_path / "b", 12), tmp_path / "out"
+    command = ["train", "rl", "--session", str(first), "--prior", str(earlier), "--out", str(out)]
+    assert main([*command, "--set", "utd=2", "prior_fraction=0.5"]) == 0
+    assert "60 updates on 30 transitions and 12 of prior data" in capsys.readouterr().out
+    actor, version = load_actor(out / "checkpoints" / "learner.ckpt")
+    assert actor.hidden == (8, 8) and version == 1
+    assert (out / "config.yaml").read_text() == (first / "config.yaml").read_text()
+    assert main(command) == 2  # never written over
+    assert "there is a session already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    ([], 2, "needs --session"),
+    (["--session", "nowhere", "--out", "out"], 1, "has no journal"),
+])
+def test_wrong_use_says_what_is_needed(tmp_path, monkeypatch, capsys, arguments, code, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "rl", *arguments]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_an_empty_journal_and_a_wrong_setting_are_errors(tmp_path, capsys) -> None:
+    empty = session(tmp_path / "a", 0)
+    assert main(["train", "rl", "--session", str(empty), "--out", str(tmp_path / "o")]) == 1
+    assert "the journal has no transitions" in capsys.readouterr().err
+    full = session(tmp_path / "b", 3)
+    assert main(["train", "rl", "--session", str(full), "--out", str(tmp_path / "p"), "--set", "betta=1"]) == 1
+    assert "unknown key 'betta'" in capsys.readouterr().err
