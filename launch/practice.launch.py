@@ -29,6 +29,8 @@ def _node(process: processes.Process, files: list[Path], shared: dict, namespace
     return Node(package=process.package, executable=process.name, name=process.name, namespace=namespace,
                 parameters=[str(file) for file in files] + ([own] if own else []),
                 remappings=list(process.remappings), additional_env=process.environment(),
+                # A learner that saves on a busy machine needs longer than launch's 5 s.
+                sigterm_timeout="15", sigkill_timeout="15",
                 output="screen", emulate_tty=True)
 
 

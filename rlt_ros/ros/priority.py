@@ -7,8 +7,8 @@ Three kinds of work share the cores:
     compute      the VLA: many milliseconds at a stretch, wanted soon
     background   the learner: takes what is left over
 
-Linux interrupts a thread for one that has just woken up when the newcomer asks for shorter slices (6.12 and newer), and
-always when the running one is SCHED_IDLE. On older kernels the niceness is left. Measured in docs/decisions/0013.
+Linux interrupts a thread for one that has just woken up when the newcomer asks for shorter slices (6.12 and newer). On
+older kernels the niceness is left. Measured in docs/decisions/0013.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ KINDS = {
     "control": Kind(os.SCHED_OTHER, 0, 1_500_000),
     "ordinary": Kind(os.SCHED_OTHER, 10, 5_000_000),
     "compute": Kind(os.SCHED_BATCH, 15, 10_000_000),
-    "background": Kind(os.SCHED_IDLE, 19, 20_000_000),
+    "background": Kind(os.SCHED_BATCH, 19, 20_000_000),
 }
 
 
