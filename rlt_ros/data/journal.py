@@ -6,7 +6,7 @@ that took no more and has space again. What a killed process or a full disk left
 What survives: an entry is with the operating system before it is given out, so a killed process loses nothing that was
 given out, whatever `sync_ms` is. A power cut or a crash of the operating system loses, of what was given out,
 
-    sync_ms = 0     nothing: an entry is on the disk before it is given out (one sync for all that are given out at once)
+    sync_ms = 0     nothing: an entry is on the disk before it is given out; what is given out at once shares a sync
     sync_ms = N     at most what is younger than N ms, and than the time that the disk takes to sync
     sync_ms = -1    what the operating system had not yet written by itself, on Linux up to about 30 s
 """
@@ -350,7 +350,7 @@ class Journal:
         return taken
 
     def close(self) -> None:
-        """Sync by the policy and finish the file. Raises JournalError when what was given out may not be on the disk."""
+        """Sync by the policy and finish the file. Raises JournalError when what was given out may be lost."""
         try:
             self.sync(within_s=float("inf"))
         finally:

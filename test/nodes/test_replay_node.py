@@ -276,7 +276,7 @@ def test_memory_is_bounded_while_the_disk_refuses(graph, start, peer, tmp_path, 
     assert node.problem == ""
 
 
-def test_full_disk_stops_the_recording_and_space_that_comes_back_goes_on_with_it(graph, streams, peer, python, tmp_path):
+def test_full_disk_stops_the_recording_and_space_lets_it_go_on(graph, streams, peer, python, tmp_path):
     """The node as a process whose files may not grow, which is what a full disk looks like to it."""
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('replay_node'))"
     parameters = ["-p", f"session:={tmp_path}", "-p", "episode_timeout_s:=60.0", "-p", "sync_ms:=0"]
