@@ -30,6 +30,8 @@ class TD3Config:
     tau: float = 0.005  # step of the target networks, each policy_delay updates (TD3)
     # actor
     beta: float = 0.2  # weight of the anchor, the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3)
+    beta_start: float = 0.0  # weight of the anchor before the first update, 0: beta throughout (ours, see anchor_weight)
+    beta_updates: int = 8000  # updates after which beta_start has become beta (ours)
     dropout: float = 0.5  # share of samples whose reference the actor does not see, in training only (paper)
     policy_delay: int = 2  # critic updates per actor update (paper, TD3)
     # optimisation
@@ -61,11 +63,11 @@ class TD3Config:
         for name in ("gamma", "dropout", "prior_fraction"):
             expect(name, 0.0 <= getattr(self, name) <= 1.0, "0..1")
         expect("tau", 0.0 < self.tau <= 1.0, "more than 0, at most 1")
-        for name in ("target_noise", "target_noise_clip", "beta", "utd"):
+        for name in ("target_noise", "target_noise_clip", "beta", "beta_start", "utd"):
             expect(name, getattr(self, name) >= 0.0, "0 or more")
         for name in ("actor_lr", "critic_lr", "grad_clip"):
             expect(name, getattr(self, name) > 0.0, "more than 0")
-        for name in ("policy_delay", "batch_size", "min_buffer", "capacity", "max_backlog"):
+        for name in ("policy_delay", "batch_size", "min_buffer", "capacity", "max_backlog", "beta_updates"):
             expect(name, getattr(self, name) >= 1, "at least 1")
 
     @classmethod
@@ -112,6 +114,17 @@ class TD3:
         self.updates = 0
         self.beta = config.beta  # may be set between two updates
         self._of_actor = {"actor_loss": 0.0, "anchor": 0.0, "actor_grad": 0.0}
+
+    def anchor_weight(self) -> float:
+        """The weight of the anchor that is in force: from beta_start down to beta, by the same factor each update.
+
+        Critics that have seen a handful of episodes are wrong about all that the reference never does; an actor that
+        follows them ruins the next dozen episodes.  A strong anchor at first keeps it where they know something.
+        """
+        start, left = self.config.beta_start, 1.0 - self.updates / self.config.beta_updates
+        if start <= self.beta or left <= 0.0:
+            return self.beta
+        return self.beta * (start / self.beta) ** left if self.beta > 0.0 else start * left
 
     def measure_inputs(self, token: Tensor, proprio: Tensor) -> None:
         """Centre the networks' inputs on token [M, D], proprio [M, 2P]; once, before the first update."""
@@ -176,7 +189,7 @@ class TD3:
         if self.config.clip_targets:
             q = q.clamp(max=1.0)
         anchor = (action - reference).square().mean()
-        loss = -q.mean() + self.beta * anchor
+        loss = -q.mean() + self.anchor_weight() * anchor
         norm = self._descend(loss, self.actor, self.actor_optimiser)
         return {"actor_loss": float(loss.detach()), "anchor": float(anchor.detach()), "actor_grad": norm}
 

@@ -198,7 +198,7 @@ class LearnerNode(RltNode):
         more = {
             "human_share": self.human_steps / max(1, self.steps),
             "updates_per_transition": learner.metrics["updates_per_transition"],
-            "beta": learner.td3.beta,
+            "beta": learner.td3.anchor_weight(),
             "success_rate": self.score.success_rate,
             "median_steps": self.score.median_steps,
             "successes_per_10min": self.score.successes_per_10min,

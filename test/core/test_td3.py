@@ -251,6 +251,19 @@ def test_rlpd_is_a_configuration_of_the_same_learner():
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+def test_the_anchor_is_strong_at_first_and_falls_to_its_weight():
+    method = TD3(TD3Config(**SMALL | {"beta": 0.2, "beta_start": 3.2, "beta_updates": 4}), DIMS)
+    weights = []
+    for i in range(6):
+        weights.append(method.anchor_weight())
+        method.update(batch(seed=i))
+    assert np.allclose(weights, [3.2, 1.6, 0.8, 0.4, 0.2, 0.2])
+    method.beta = 0.0
+    method.updates = 1
+    assert method.anchor_weight() == pytest.approx(2.4)
+    assert TD3(TD3Config(**SMALL | {"beta": 0.7}), DIMS).anchor_weight() == 0.7
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="preset is 'sac', expected one of td3, rlpd"):
         TD3Config.from_mapping({"preset": "sac"})
