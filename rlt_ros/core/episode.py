@@ -29,27 +29,35 @@ _NEXT = {
     Phase.IDLE: "call episode/start first",
     Phase.APPROACH: "call episode/hand_over or episode/abort first",
     Phase.CRITICAL: "end the episode first (episode/success, failure or abort)",
-    Phase.ENDED: "call episode/reset first",
+    Phase.ENDED: "call episode/reset first",  # or, with the label taken back, success, failure or abort
 }
 
 
 class EpisodeMachine:
     """IDLE -start-> APPROACH -hand_over-> CRITICAL -success|failure|abort|time-out-> ENDED -reset-> IDLE.
 
-    timeout_ticks: longest critical phase.  approach_timeout_ticks: longest approach.  Both in control ticks.
+    A label can be taken back (`undo`) and given again until the episode is committed: by the next reset, or undo_ticks
+    after the label.  Nothing is learned from an episode's end before that.
+
+    timeout_ticks: longest critical phase.  approach_timeout_ticks: longest approach.  reaction_ticks: by so much a person
+    presses later than it happened; labels count for the earlier tick.  All in control ticks.
     Ticks of the current or last episode: start_tick, critical_tick, end_tick; -1 where not reached.
     """
 
-    def __init__(self, timeout_ticks: int, approach_timeout_ticks: int):
+    def __init__(self, timeout_ticks: int, approach_timeout_ticks: int, undo_ticks: int = 0, reaction_ticks: int = 0):
         for name, value in (("timeout_ticks", timeout_ticks), ("approach_timeout_ticks", approach_timeout_ticks)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1")
         self.timeout_ticks = timeout_ticks
         self.approach_timeout_ticks = approach_timeout_ticks
+        self.undo_ticks = undo_ticks
+        self.reaction_ticks = reaction_ticks
         self.episode = 0
         self.phase = Phase.IDLE
         self.outcome = Outcome.NONE
         self.start_tick = self.critical_tick = self.end_tick = -1
+        self.committed = True  # nothing is open
+        self._labelled_tick = -1  # of the newest label
         self.counters = {outcome: 0 for outcome in Outcome if outcome is not Outcome.NONE}
 
     def start(self, tick: int) -> None:
@@ -57,6 +65,7 @@ class EpisodeMachine:
         self.episode += 1
         self.phase = Phase.APPROACH
         self.outcome = Outcome.NONE
+        self.committed = False
         self.start_tick, self.critical_tick, self.end_tick = tick, -1, -1
 
     def hand_over(self, tick: int) -> None:
@@ -65,25 +74,42 @@ class EpisodeMachine:
         self.critical_tick = tick
 
     def success(self, tick: int) -> None:
-        self._require("end with success", Phase.CRITICAL)
-        self._end(tick, Outcome.SUCCESS)
+        self._label("end with success", tick, Outcome.SUCCESS)
 
     def failure(self, tick: int) -> None:
-        self._require("end with failure", Phase.CRITICAL)
-        self._end(tick, Outcome.FAILURE)
+        self._label("end with failure", tick, Outcome.FAILURE)
 
     def abort(self, tick: int) -> None:
-        self._require("abort", Phase.APPROACH, Phase.CRITICAL)
+        if not self.unlabelled:
+            self._require("abort", Phase.APPROACH, Phase.CRITICAL)
         self._end(tick, Outcome.ABORTED)
 
+    @property
+    def unlabelled(self) -> bool:
+        """The episode is over, its label was taken back and no other given yet."""
+        return self.phase is Phase.ENDED and self.outcome is Outcome.NONE
+
+    def undo(self, tick: int) -> None:
+        """Take the label back: the robot stays held, and success, failure or abort say what it really was."""
+        if self.phase is not Phase.ENDED or self.committed or self.outcome is Outcome.NONE:
+            why = "it is learned from already" if self.phase is Phase.ENDED and self.committed else "there is no label"
+            raise EpisodeError(f"cannot undo: {why}; a label can be taken back until the reset after it, and for"
+                               f" {self.undo_ticks} ticks at most")
+        self.counters[self.outcome] -= 1
+        self.outcome = Outcome.NONE
+
     def reset(self, tick: int) -> None:
-        """Back to IDLE from anywhere; an episode that was running counts as aborted."""
-        if self.phase in (Phase.APPROACH, Phase.CRITICAL):
+        """Back to IDLE from anywhere; an episode that was running or has no label counts as aborted."""
+        if self.phase in (Phase.APPROACH, Phase.CRITICAL) or self.unlabelled:
             self._end(tick, Outcome.ABORTED)
+        self.committed = True
         self.phase = Phase.IDLE
 
     def step(self, tick: int) -> bool:
-        """Apply the time-outs; True when one ended the episode."""
+        """Apply the time-outs; True when one ended the episode or closed it for `undo`."""
+        if self.phase is Phase.ENDED and not self.committed and not self.unlabelled:
+            self.committed = tick - self._labelled_tick >= self.undo_ticks
+            return self.committed
         late = (
             self.phase is Phase.APPROACH and tick - self.start_tick >= self.approach_timeout_ticks
             or self.phase is Phase.CRITICAL and tick - self.critical_tick >= self.timeout_ticks
@@ -92,10 +118,19 @@ class EpisodeMachine:
             self._end(tick, Outcome.TIMEOUT)
         return late
 
-    def _end(self, tick: int, outcome: Outcome) -> None:
+    def _label(self, what: str, tick: int, outcome: Outcome) -> None:
+        """What a person says, who pressed reaction_ticks after it happened."""
+        if not self.unlabelled:
+            self._require(what, Phase.CRITICAL)
+        self._end(tick, outcome, max(self.critical_tick, tick - self.reaction_ticks))
+
+    def _end(self, tick: int, outcome: Outcome, happened: int | None = None) -> None:
+        if not self.unlabelled:  # a label that is given again says what happened, not when
+            self.end_tick = tick if happened is None else happened
         self.phase = Phase.ENDED
         self.outcome = outcome
-        self.end_tick = tick
+        self._labelled_tick = tick
+        self.committed = self.undo_ticks == 0
         self.counters[outcome] += 1
 
     def _require(self, what: str, *allowed: Phase) -> None:

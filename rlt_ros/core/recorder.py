@@ -62,6 +62,7 @@ class EpisodeRecorder:
         self._state_tick = self._first_tick = 0  # next state to store, first of the episode
         self._end_tick = 0
         self._outcome = Outcome.NONE
+        self._over_since: int | None = None
         self._done: list[Transition] = []
 
     # --- what comes in ----------------------------------------
@@ -95,6 +96,12 @@ class EpisodeRecorder:
         self._episode, self._since_tick = episode, start_tick
         self._state_tick = self._first_tick = -(-critical_tick // self.stride) * self.stride
         self._outcome = Outcome.NONE
+        self._over_since = None
+
+    def hold_back(self, tick: int) -> None:
+        """The episode is over since `tick`, but how is not certain yet: nothing that the outcome touches is given out."""
+        if self._recording and self._outcome is Outcome.NONE:
+            self._over_since = tick
 
     def end(self, tick: int, outcome: Outcome) -> None:
         """The episode ended at `tick`.  Without begin() this does nothing."""
@@ -112,7 +119,10 @@ class EpisodeRecorder:
     def ready(self) -> list[Transition]:
         """The transitions that became certain since the last call, in order."""
         if self._recording and self._outcome is Outcome.NONE:
-            self._emit_until(self._newest - self.settle_ticks - self.chunk_steps)
+            certain = self._newest - self.settle_ticks - self.chunk_steps
+            if self._over_since is not None:
+                certain = min(certain, self._over_since - self.chunk_steps - 1)
+            self._emit_until(certain)
         elif self._recording and self._complete():
             self._finish()
         self._forget()

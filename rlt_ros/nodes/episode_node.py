@@ -12,13 +12,13 @@ from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
-SERVICES = ("start", "hand_over", "success", "failure", "abort", "reset")
+SERVICES = ("start", "hand_over", "success", "failure", "abort", "undo", "reset")
 
 
 class EpisodeNode(RltNode):
     """Panel, gamepad and simulated person call the same services; what is not allowed now is refused with the reason.
 
-    Services: episode/start, hand_over, success, failure, abort, reset (Trigger).
+    Services: episode/start, hand_over, success, failure, abort, undo, reset (Trigger).
     Publishes: episode/state (EpisodeState, latched, on change and at 5 Hz).
     """
 
@@ -26,6 +26,8 @@ class EpisodeNode(RltNode):
     class Parameters(SharedParameters):
         critical_timeout_s: float = parameter(0.0, "longest critical phase; 0: as in the task file", unit="s", low=0.0)
         approach_timeout_s: float = parameter(0.0, "longest approach; 0: as in the task file", unit="s", low=0.0)
+        undo_s: float = parameter(3.0, "a label can be taken back for so long, or until the reset", unit="s", low=0.0)
+        reaction_s: float = parameter(0.0, "labels count for so much earlier than the press", unit="s", low=0.0, high=1.0)
 
     def on_configure_(self) -> None:
         task, p = load_task(self.params.task), self.params
@@ -33,6 +35,8 @@ class EpisodeNode(RltNode):
         self.machine = EpisodeMachine(
             timeout_ticks=ticks(p.critical_timeout_s or task.critical_timeout),
             approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout),
+            undo_ticks=ticks(p.undo_s),
+            reaction_ticks=ticks(p.reaction_s),
         )
         # A resumed session goes on counting where its list ends.
         done = read_episodes(Path(p.session)) if p.session else []
@@ -63,6 +67,7 @@ class EpisodeNode(RltNode):
                 start_tick=m.start_tick,
                 critical_tick=m.critical_tick,
                 end_tick=m.end_tick,
+                committed=m.committed,
                 successes=m.counters[Outcome.SUCCESS],
                 failures=m.counters[Outcome.FAILURE],
                 timeouts=m.counters[Outcome.TIMEOUT],

@@ -130,7 +130,7 @@ class LearnerNode(RltNode):
     def on_episode(self, msg: EpisodeState) -> None:
         if msg.phase == Phase.CRITICAL and self.score.phase != Phase.CRITICAL:
             self.heard_s = time.monotonic()
-        self.score.see(msg.episode, Phase(msg.phase), Outcome(msg.outcome), msg.end_tick - msg.critical_tick, time.monotonic())
+        self.score.see(msg.episode, Phase(msg.phase), Outcome(msg.outcome if msg.committed else 0), msg.end_tick - msg.critical_tick, time.monotonic())
 
     def on_transition(self, msg: TransitionMsg) -> None:
         transition = transition_from_msg(msg)

@@ -78,6 +78,7 @@ class ReplayNode(RltNode):
         # one gives its number again, and the next one's outcome is not that one's.
         self.episode, self.start_tick = -1, -1
         self.heard_s, self.heard_tick = 0.0, -1  # of the newest episode/state
+        self.labelled: EpisodeState | None = None  # an end that can still be taken back
         self.interventions = self.policy_version = 0
         self.source = Source.HOLD
         self.token_dim: int | None = None  # as of the first token
@@ -97,6 +98,7 @@ class ReplayNode(RltNode):
         self.every(1.0 / SEND_HZ, self.send)
 
     def on_deactivate_(self) -> None:
+        self.commit()
         self.retry_s = 0.0
         self.send()
         if self.waiting or self.unlisted:
@@ -120,6 +122,8 @@ class ReplayNode(RltNode):
         self.source = chunk.source
 
     def on_episode(self, msg: EpisodeState) -> None:
+        if self.labelled is not None and (msg.episode, msg.start_tick) != (self.labelled.episode, self.labelled.start_tick):
+            self.commit()
         if not self.recorded(msg):
             self.lose_episode()  # the one before, when its outcome was never heard
         self.heard_s, self.heard_tick = time.monotonic(), self.control.tick(self.now_ns())
@@ -127,12 +131,23 @@ class ReplayNode(RltNode):
             self.episode, self.start_tick = msg.episode, msg.start_tick
             self.interventions = self.policy_version = 0
             self.recorder.begin(msg.episode, msg.start_tick, msg.critical_tick)
+        if msg.phase == Phase.ENDED and self.recorded(msg):
+            self.recorder.hold_back(msg.end_tick)
+        self.labelled = None
         if msg.outcome != Outcome.NONE and msg.episode not in self.listed:
-            self.finish(msg)
+            self.labelled = msg
+            if msg.committed:
+                self.commit()
 
     def recorded(self, msg: EpisodeState) -> bool:
         """Whether `msg` is about the episode that is being recorded."""
         return (msg.episode, msg.start_tick) == (self.episode, self.start_tick)
+
+    def commit(self) -> None:
+        """The newest label stands: nobody can take it back any more. Harmless without one."""
+        if self.labelled is not None:
+            msg, self.labelled = self.labelled, None
+            self.finish(msg)
 
     def lose_episode(self) -> None:
         """Nobody will say how the episode ended: what was certain stays, the tail is dropped. Harmless without one."""
@@ -158,6 +173,7 @@ class ReplayNode(RltNode):
 
     def send(self) -> None:
         if time.monotonic() - self.heard_s > self.params.episode_timeout_s:
+            self.commit()  # a label that was given is not lost with the node that took it
             self.lose_episode()
         self.waiting.extend(self.recorder.ready())
         while len(self.waiting) > WAITING and self.problem:

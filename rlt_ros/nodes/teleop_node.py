@@ -17,7 +17,7 @@ from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
 SERVICES = {"stop": "safety/stop", "release": "safety/release"} | {
-    name: f"episode/{name}" for name in ("start", "hand_over", "success", "failure", "abort", "reset")
+    name: f"episode/{name}" for name in ("start", "hand_over", "success", "failure", "abort", "undo", "reset")
 }
 
 

@@ -83,7 +83,7 @@ class Watch:
     def on_episode(self, msg: EpisodeState) -> None:
         p = self.picture
         p.phase, p.episode = Phase(msg.phase), msg.episode
-        if msg.outcome == Outcome.NONE or (p.ended and p.ended[-1][0] >= msg.episode):
+        if msg.outcome == Outcome.NONE or not msg.committed or (p.ended and p.ended[-1][0] >= msg.episode):
             return
         steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
         outcome = Outcome(msg.outcome)

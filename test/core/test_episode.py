@@ -99,6 +99,57 @@ def test_a_time_out_of_nothing_is_refused():
         EpisodeMachine(100, 0)
 
 
+# --- taking a label back
+
+
+def labelled(**changes):
+    m = EpisodeMachine(timeout_ticks=100, approach_timeout_ticks=50, undo_ticks=20, **changes)
+    m.start(10)
+    m.hand_over(30)
+    m.success(55)
+    return m
+
+
+def test_a_label_is_taken_back_and_another_given_for_the_same_tick():
+    m = labelled()
+    m.undo(60)
+    assert (m.phase, m.outcome, m.end_tick, m.committed, m.counters[Outcome.SUCCESS]) == (
+        Phase.ENDED, Outcome.NONE, 55, False, 0)
+    m.failure(64)
+    assert (m.outcome, m.end_tick, m.counters[Outcome.FAILURE], m.committed) == (Outcome.FAILURE, 55, 1, False)
+    m.undo(65)
+    m.abort(66)
+    assert (m.outcome, m.end_tick, m.counters[Outcome.ABORTED]) == (Outcome.ABORTED, 55, 1)
+
+
+def test_a_reset_or_time_commits_the_label_for_good():
+    m = labelled()
+    assert not any(m.step(tick) for tick in range(56, 75)) and not m.committed
+    assert m.step(75) and m.committed and not m.step(76)
+    with pytest.raises(EpisodeError, match="cannot undo: it is learned from already"):
+        m.undo(77)
+    other = labelled()
+    other.reset(57)
+    assert other.committed
+    with pytest.raises(EpisodeError, match="cannot undo: there is no label"):
+        other.undo(58)
+
+
+def test_without_a_label_it_waits_for_one_and_a_reset_aborts():
+    m = labelled()
+    m.undo(60)
+    assert not any(m.step(tick) for tick in range(61, 500)) and not m.committed
+    with pytest.raises(EpisodeError, match="there is no label"):
+        m.undo(500)
+    m.reset(501)
+    assert (m.outcome, m.end_tick, m.committed, m.counters[Outcome.ABORTED]) == (Outcome.ABORTED, 55, True, 1)
+
+
+def test_a_label_counts_for_the_tick_when_it_happened():
+    assert labelled(reaction_ticks=8).end_tick == 47
+    assert labelled(reaction_ticks=80).end_tick == 30  # not before the critical phase
+
+
 def test_score_counts_each_episode_once_and_no_aborted_one():
     score = Score(window=4)
     outcomes = [Outcome.FAILURE, Outcome.SUCCESS, Outcome.ABORTED, Outcome.TIMEOUT, Outcome.SUCCESS, Outcome.SUCCESS]

@@ -356,3 +356,39 @@ def test_memory_stays_bounded_over_a_long_session():
 def test_a_chunk_that_is_no_whole_number_of_strides_is_refused():
     with pytest.raises(ValueError, match="whole strides"):
         EpisodeRecorder(10, 3, 5, 25)
+
+
+def test_an_outcome_that_is_not_certain_is_waited_for_as_long_as_it_takes():
+    prompt, _ = run(end=160)
+    world = World(160)
+    out = []
+    for t in range(START, 600):
+        world.tick(t)
+        if t == CRITICAL:
+            world.recorder.begin(1, START, CRITICAL)
+        if t == 161:
+            world.recorder.hold_back(160)
+        if t == 590:
+            world.recorder.end(160, Outcome.SUCCESS)
+        out += world.recorder.ready()
+        if 200 < t < 590:
+            assert max(transition.tick for transition in out) == 148  # its next state is before the end
+    assert [t.tick for t in out] == list(prompt)
+    for transition in out:
+        assert np.array_equal(transition.rewards, prompt[transition.tick].rewards)
+        assert transition.steps == prompt[transition.tick].steps
+
+
+def test_an_uncertain_end_that_was_an_abort_drops_the_tail():
+    world = World(160)
+    out = []
+    for t in range(START, 300):
+        world.tick(t)
+        if t == CRITICAL:
+            world.recorder.begin(1, START, CRITICAL)
+        if t == 161:
+            world.recorder.hold_back(160)
+        if t == 250:
+            world.recorder.end(160, Outcome.ABORTED)
+        out += world.recorder.ready()
+    assert max(t.tick for t in out) == 150 and not any(t.rewards.any() or t.terminated for t in out)

@@ -86,6 +86,7 @@ class Peer:
         end_tick: int = -1,
         outcome: Outcome = Outcome.NONE,
         episode: int = 1,
+        committed: bool = True,
     ) -> EpisodeState:
         return EpisodeState(
             episode=episode,
@@ -94,6 +95,7 @@ class Peer:
             start_tick=start_tick,
             critical_tick=critical_tick,
             end_tick=end_tick,
+            committed=committed,
         )
 
 

@@ -60,3 +60,30 @@ def test_resumed_session_goes_on_counting(start, call, tmp_path):
     )
     start(EpisodeNode, session=str(tmp_path))
     assert call("start").message == "episode 8: APPROACH"
+
+
+def test_a_label_is_taken_back_and_given_anew_until_the_reset(graph, start, peer, call):
+    start(EpisodeNode, undo_s=600.0)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    for name in ("start", "hand_over", "success"):
+        assert call(name).success
+    graph.spin_until(lambda: states[-1].outcome == Outcome.SUCCESS, "the label")
+    end_tick = states[-1].end_tick
+    assert not states[-1].committed
+    assert call("undo").success
+    graph.spin_until(lambda: states[-1].outcome == Outcome.NONE, "the undo")
+    assert states[-1].phase == Phase.ENDED and states[-1].successes == 0
+    assert call("failure").success and call("reset").success
+    graph.spin_until(lambda: states[-1].phase == Phase.IDLE, "the reset")
+    assert (states[-1].outcome, states[-1].end_tick, states[-1].committed) == (Outcome.FAILURE, end_tick, True)
+    answer = call("undo")
+    assert not answer.success and "cannot undo" in answer.message
+
+
+def test_time_commits_a_label(graph, start, peer, call):
+    start(EpisodeNode, undo_s=0.1)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    for name in ("start", "hand_over", "failure"):
+        assert call(name).success
+    graph.spin_until(lambda: bool(states) and states[-1].committed and states[-1].phase == Phase.ENDED, "the time")
+    assert "it is learned from already" in call("undo").message

@@ -327,3 +327,39 @@ def test_full_disk_stops_the_recording_and_space_lets_it_go_on(graph, streams, p
         process.terminate()
         _, log = process.communicate(timeout=30)
     assert process.returncode == 0 and "recording again; 0 transitions were given up" in log
+
+
+def labels(peer, s, outcome: Outcome, committed: bool, first: int = 1000) -> None:
+    s.episodes(peer.episode(Phase.ENDED, start_tick=first, critical_tick=first + 20, end_tick=first + 20 + STEPS,
+                            outcome=outcome, committed=committed))
+
+
+def test_a_label_that_was_taken_back_is_never_learned_from(graph, start, streams, peer, tmp_path):
+    node, s = start(ReplayNode, session=str(tmp_path), **PATIENT), streams()
+    s.play(graph, node, 1, 1000, Outcome.NONE)
+    labels(peer, s, Outcome.SUCCESS, committed=False)
+    graph.spin_until(lambda: node.labelled is not None, "the label")
+    s.stream(graph, 1000 + 21 + STEPS, 1000 + 120 + STEPS)  # the robot stands, and time goes by
+    graph.spin_until(lambda: node.recorder._newest >= 1000 + 120 + STEPS, "the time")
+    assert all(not any(msg.rewards) and not msg.terminated for msg in s.heard)
+    labels(peer, s, Outcome.NONE, committed=False)  # taken back
+    graph.spin_until(lambda: node.labelled is None, "the undo")
+    labels(peer, s, Outcome.FAILURE, committed=False)
+    labels(peer, s, Outcome.FAILURE, committed=True)
+    graph.spin_until(lambda: len(s.heard) == STEPS // 2, "the episode")
+    assert s.heard[-1].terminated and not any(any(msg.rewards) for msg in s.heard)
+    assert [e.outcome for e in read_episodes(tmp_path)] == ["failure"]
+
+
+def test_a_label_is_stored_when_the_next_episode_begins_or_the_node_ends(graph, start, stop, streams, peer, tmp_path):
+    node, s = start(ReplayNode, session=str(tmp_path), **PATIENT), streams()
+    s.play(graph, node, 1, 1000, Outcome.NONE)
+    labels(peer, s, Outcome.SUCCESS, committed=False)
+    graph.spin_until(lambda: node.labelled is not None, "the label")
+    s.play(graph, node, 2, 2000, Outcome.NONE)
+    assert [e.outcome for e in read_episodes(tmp_path)] == ["success"]
+    s.episodes(peer.episode(Phase.ENDED, start_tick=2000, critical_tick=2020, end_tick=2020 + STEPS, episode=2,
+                            outcome=Outcome.FAILURE, committed=False))
+    graph.spin_until(lambda: node.labelled is not None, "the second label")
+    stop(node)
+    assert [e.outcome for e in read_episodes(tmp_path)] == ["success", "failure"]
