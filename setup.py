@@ -21,6 +21,8 @@ def entries(name: str) -> list[str]:
 
 TESTED = {name.lower(): version for name, version in (line.split("==") for line in entries("constraints.txt"))}
 
+PANEL = ("qtpy", "PySide6-Essentials")  # needs ROS, so it is left out with its packages
+
 setup(
     name="rlt_ros",
     version=re.search(r"<version>(.+?)</version>", (HERE / "package.xml").read_text(encoding="utf-8")).group(1),
@@ -31,6 +33,7 @@ setup(
     data_files=[(f"share/rlt_ros/{folder}", [str(f.relative_to(HERE)) for f in (HERE / folder).glob("*.yaml")])
                 for folder in ("config", "config/tasks", "config/robots")],
     python_requires=">=3.11",
-    install_requires=["torch"] + [f"{name}>={TESTED[name.lower()]}" for name in entries("requirements.txt")],
+    install_requires=["torch"] + [f"{name}>={TESTED[name.lower()]}" for name in entries("requirements.txt")
+                                 if name not in PANEL],
     scripts=["scripts/rlt"],
 )

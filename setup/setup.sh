@@ -47,6 +47,9 @@ choose_python() {
 
 system_packages() {
   local missing=() package need=(make g++ cmake libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri)
+  # What Qt's wheel links to, and letters for it to write with.
+  need+=(libglib2.0-0 libdbus-1-3 libfontconfig1 fonts-dejavu-core libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
+    libxcb-icccm4 libxcb-keysyms1 libxcb-shape0)
   local probe='import ensurepip, venv, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")'
   # A Debian python comes without these two; one built from source has them.
   "$PYTHON" -c "$probe" 2>/dev/null || need+=("$(basename "$PYTHON")-venv" "$(basename "$PYTHON")-dev")
@@ -55,7 +58,9 @@ system_packages() {
     return
   fi
   for package in "${need[@]}"; do
-    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    # Ubuntu 24.04 has some under another name: libglib2.0-0t64.
+    { dpkg-query -W -f '${db:Status-Status}\n' "$package" "${package}t64" 2>/dev/null || true; } | grep -qx installed \
+      || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
   local as_root=()
