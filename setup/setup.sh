@@ -19,7 +19,7 @@ environment_key() {
 build_key() {
   {
     environment_key
-    cat CMakeLists.txt package.xml scripts/* msg/*
+    cat CMakeLists.txt package.xml plugin.xml scripts/* msg/*
     find rlt_ros/nodes launch config -type f ! -name '*.pyc' | sort
   } | sha256sum
 }
