@@ -28,8 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the panel until its window is closed; return the exit code."""
-    if sys.platform == "linux" and not any(os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")):
-        raise RuntimeError("there is no display: neither DISPLAY nor WAYLAND_DISPLAY is set; run it in a desktop's terminal")
+    if sys.platform == "linux" and not any(
+        os.environ.get(n) for n in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    ):
+        raise RuntimeError(
+            "there is no display: neither DISPLAY nor WAYLAND_DISPLAY is set; run it in a desktop's terminal"
+        )
     if args.session is not None and not args.session.is_dir():
         raise ValueError(f"there is no session folder {args.session}")
     from rlt_ros.panel import theme

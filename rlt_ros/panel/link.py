@@ -282,8 +282,11 @@ class Link:
         self._give_up(now_s)
         command = _newest(self._commands, raw=False)
         if command is not None:
-            changes |= {"source": Source(min(command.source, 3)), "source_version": command.policy_version,
-                        "executed_s": now_s}
+            changes |= {
+                "source": Source(min(command.source, 3)),
+                "source_version": command.policy_version,
+                "executed_s": now_s,
+            }
             if command.tick > 0:  # the stamp is that of the tick itself
                 changes["period_ns"] = round(stamp_ns(command.header.stamp) / command.tick)
         if self._polls % GRAPH_EVERY == 1:
@@ -294,15 +297,21 @@ class Link:
             if data is not None:
                 msg = deserialize_message(data, Image)
                 self._taken += 1
-                changes["picture"] = Picture(self._pictures[0], self._taken, msg.encoding, msg.width, msg.height,
-                                             msg.step, bytes(msg.data))
+                changes["picture"] = Picture(
+                    self._pictures[0], self._taken, msg.encoding, msg.width, msg.height, msg.step, bytes(msg.data)
+                )
         self._publish(nodes=MappingProxyType(dict(self._nodes)), asked=frozenset(self._pending), **changes)
 
     def _choose_camera(self) -> None:
         prefix = self._eyes.get_namespace().rstrip("/") + "/camera/"
-        there = [name[len(prefix) : -len("/image")] for name, types in self._eyes.get_topic_names_and_types()
-                 if name.startswith(prefix) and name.endswith("/image") and "sensor_msgs/msg/Image" in types
-                 and self._eyes.count_publishers(name)]
+        there = [
+            name[len(prefix) : -len("/image")]
+            for name, types in self._eyes.get_topic_names_and_types()
+            if name.startswith(prefix)
+            and name.endswith("/image")
+            and "sensor_msgs/msg/Image" in types
+            and self._eyes.count_publishers(name)
+        ]
         wanted = self._camera or (CAMERA if CAMERA in there else next(iter(there), ""))
         if not wanted or (self._pictures is not None and self._pictures[0] == wanted):
             return
@@ -321,17 +330,29 @@ class Link:
             steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
             self._history[msg.episode] = (msg.episode, outcome, steps)
         self._publish(
-            phase=Phase(msg.phase), outcome=outcome, committed=msg.committed, episode=msg.episode, start_tick=msg.start_tick,
-            critical_tick=msg.critical_tick, end_tick=msg.end_tick, episode_s=now_s,
-            counted=msg.successes + msg.failures + msg.timeouts, history=self._told_history(),
-        )  # fmt: skip
+            phase=Phase(msg.phase),
+            outcome=outcome,
+            committed=msg.committed,
+            episode=msg.episode,
+            start_tick=msg.start_tick,
+            critical_tick=msg.critical_tick,
+            end_tick=msg.end_tick,
+            episode_s=now_s,
+            counted=msg.successes + msg.failures + msg.timeouts,
+            history=self._told_history(),
+        )
 
     def _told_history(self) -> tuple:
         return tuple(self._history[number] for number in sorted(self._history)[-HISTORY:])
 
     def _on_safety(self, msg: SafetyState) -> None:
-        self._publish(estop=msg.estop, holding=msg.holding, reason=msg.reason, safety_s=time.monotonic(),
-                      causes=MappingProxyType(dict(zip(msg.causes, msg.counts))))
+        self._publish(
+            estop=msg.estop,
+            holding=msg.holding,
+            reason=msg.reason,
+            safety_s=time.monotonic(),
+            causes=MappingProxyType(dict(zip(msg.causes, msg.counts))),
+        )
 
     def _on_learner(self, msg: LearnerStatus) -> None:
         self._publish(learner=msg, learner_s=time.monotonic())

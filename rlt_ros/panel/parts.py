@@ -83,7 +83,13 @@ class PhaseBand(Part):
         box = self.card(painter, fill, fill)
         half = box.height() * 0.64
         text(painter, QRectF(box.left(), box.top(), box.width(), half), words, font(self, 3.0, True), ink)
-        text(painter, QRectF(box.left(), box.top() + half, box.width(), box.height() - half), below, font(self, 1.05), ink)
+        text(
+            painter,
+            QRectF(box.left(), box.top() + half, box.width(), box.height() - half),
+            below,
+            font(self, 1.05),
+            ink,
+        )
 
 
 class Tile(Part):
@@ -103,17 +109,29 @@ class Tile(Part):
             painter.drawRoundedRect(QRectF(1, 9, 5, self.height() - 18), 2.5, 2.5)
         small, rest = font(self, 0.85), box.height()
         line = QtGui.QFontMetricsF(small).height()
-        text(painter, QRectF(box.left(), box.top(), box.width(), line), self.caption.upper(), font(self, 0.75, True),
-             self.theme.dim)
-        text(painter, QRectF(box.left(), box.top() + line, box.width(), rest - 2 * line), value,
-             font(self, self.scale, True), self.theme.text)
+        text(
+            painter,
+            QRectF(box.left(), box.top(), box.width(), line),
+            self.caption.upper(),
+            font(self, 0.75, True),
+            self.theme.dim,
+        )
+        text(
+            painter,
+            QRectF(box.left(), box.top() + line, box.width(), rest - 2 * line),
+            value,
+            font(self, self.scale, True),
+            self.theme.text,
+        )
         text(painter, QRectF(box.left(), box.bottom() - line, box.width(), line), below, small, self.theme.dim)
 
 
 class ActionButton(QtWidgets.QAbstractButton):
     """A button for a finger: picture, label, key, and what stands in its way."""
 
-    def __init__(self, name: str, label: str, key: str, fill: tuple[str, str] | None, height: int, scale: float) -> None:
+    def __init__(
+        self, name: str, label: str, key: str, fill: tuple[str, str] | None, height: int, scale: float
+    ) -> None:
         super().__init__()
         self.name, self.key, self.fill, self.scale = name, key, fill, scale
         self.theme, self.below = themes.present(), ""
@@ -170,10 +188,21 @@ class ActionButton(QtWidgets.QAbstractButton):
         icon(painter, self.name, QRectF(inner.left(), middle - side / 2, side, side), ink)
         left = inner.left() + side + 10
         height = QtGui.QFontMetricsF(big).height()
-        text(painter, QRectF(left, middle - height / 2, inner.right() - left - key_width - 6, height), self.text(), big, ink)
+        text(
+            painter,
+            QRectF(left, middle - height / 2, inner.right() - left - key_width - 6, height),
+            self.text(),
+            big,
+            ink,
+        )
         if self.below:
-            text(painter, QRectF(left, middle + height / 2 - 1, inner.right() - left, QtGui.QFontMetricsF(small).height()),
-                 self.below, small, ink)
+            text(
+                painter,
+                QRectF(left, middle + height / 2 - 1, inner.right() - left, QtGui.QFontMetricsF(small).height()),
+                self.below,
+                small,
+                ink,
+            )
         if self.key:
             cap = QRectF(inner.right() - key_width, middle - 10, key_width, 20)
             painter.setPen(QtGui.QPen(_faded(ink, 110), 1.0))
@@ -254,8 +283,9 @@ class CameraView(Part):
         painter.drawImage(target, image)
         words = f"camera {picture.camera}" + (f", silent for {age_s} s" if age_s else "")
         face = font(self, 0.85, bool(age_s))
-        label = QRectF(whole.left() + 8, whole.bottom() - 30,
-                       QtGui.QFontMetricsF(face).horizontalAdvance(words) + 16, 22)
+        label = QRectF(
+            whole.left() + 8, whole.bottom() - 30, QtGui.QFontMetricsF(face).horizontalAdvance(words) + 16, 22
+        )
         if age_s:
             painter.fillRect(target, QColor(0, 0, 0, 150))
         painter.setPen(NO_PEN)
@@ -291,8 +321,10 @@ class Curves(Part):
         right = QRectF(box.left() + width + gap, box.top(), width, box.height())
 
         good = [outcome is Outcome.SUCCESS for _, outcome, _ in counted]
-        rates = [sum(good[max(0, i + 1 - window) : i + 1]) / len(good[max(0, i + 1 - window) : i + 1])
-                 for i in range(len(good))]
+        rates = [
+            sum(good[max(0, i + 1 - window) : i + 1]) / len(good[max(0, i + 1 - window) : i + 1])
+            for i in range(len(good))
+        ]
         plot = self._frame(painter, left, f"success, mean of {window}", ("0 %", "100 %"), (first, last), line)
         x = lambda area, n: area.left() + area.width() * (n - first) / max(1, last - first)  # noqa: E731
         area = plot.adjusted(5, 6, -5, -6)
@@ -302,8 +334,11 @@ class Curves(Part):
             painter.setBrush(_faded(theme.good, 150) if won else QColor(theme.card))
             painter.setPen(QtGui.QPen(QColor(theme.good if won else theme.bad), 1.2))
             painter.drawEllipse(QPointF(x(area, number), area.top() if won else area.bottom()), 2.6, 2.6)
-        self._line(painter, [(x(area, n), area.bottom() - area.height() * r) for (n, _, _), r in zip(counted, rates)],
-                   theme.good)
+        self._line(
+            painter,
+            [(x(area, n), area.bottom() - area.height() * r) for (n, _, _), r in zip(counted, rates)],
+            theme.good,
+        )
 
         wins = [(number, steps) for number, outcome, steps in counted if outcome is Outcome.SUCCESS and steps > 0]
         top = max([steps for _, steps in wins], default=100) * 1.05
@@ -317,12 +352,16 @@ class Curves(Part):
         medians = [statistics.median([s for _, s in wins[max(0, i - 9) : i + 1]]) for i in range(len(wins))]
         self._line(painter, [(x(area, n), y(m)) for (n, _), m in zip(wins, medians)], theme.info)
 
-    def _frame(self, painter, box: QRectF, title: str, ends: Sequence[str], numbers: Sequence[int], line: float) -> QRectF:
+    def _frame(
+        self, painter, box: QRectF, title: str, ends: Sequence[str], numbers: Sequence[int], line: float
+    ) -> QRectF:
         """Title, axes and their ends; returns the plot's inside."""
         small, theme = font(self, 0.75), self.theme
         margin = max(QtGui.QFontMetricsF(small).horizontalAdvance(end) for end in ends) + 6
         plot = QRectF(box.left() + margin, box.top() + line + 4, box.width() - margin, box.height() - 2 * line - 6)
-        text(painter, QRectF(box.left(), box.top(), box.width(), line), title.upper(), font(self, 0.75, True), theme.dim)
+        text(
+            painter, QRectF(box.left(), box.top(), box.width(), line), title.upper(), font(self, 0.75, True), theme.dim
+        )
         for end, height in zip(ends, (plot.bottom() - line / 2 - 4, plot.top() - line / 2 + 6)):
             text(painter, QRectF(box.left(), height, margin - 6, line), end, small, theme.dim, RIGHT)
         below = QRectF(plot.left(), plot.bottom() + 2, plot.width(), line)
@@ -336,8 +375,9 @@ class Curves(Part):
 
     @staticmethod
     def _line(painter: QtGui.QPainter, points: list, colour: str) -> None:
-        painter.setPen(QtGui.QPen(QColor(colour), 2.2, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap,
-                                  Qt.PenJoinStyle.RoundJoin))
+        painter.setPen(
+            QtGui.QPen(QColor(colour), 2.2, Qt.PenStyle.SolidLine, Qt.PenCapStyle.RoundCap, Qt.PenJoinStyle.RoundJoin)
+        )
         painter.setBrush(NO_BRUSH)
         painter.drawPolyline(QtGui.QPolygonF([QPointF(*point) for point in points]))
 
@@ -368,8 +408,13 @@ class Rows(Part):
             loud = sign != "ok"
             half = self.HEIGHT / 2 - 1
             text(painter, QRectF(24, y + 1, self.width() - 26, half), left, font(self, 0.95, True), self.theme.text)
-            text(painter, QRectF(24, y + half, self.width() - 26, half), right, font(self, 0.82),
-                 colour if loud else self.theme.dim)
+            text(
+                painter,
+                QRectF(24, y + half, self.width() - 26, half),
+                right,
+                font(self, 0.82),
+                colour if loud else self.theme.dim,
+            )
 
     @staticmethod
     def _sign(painter: QtGui.QPainter, sign: str, at: QPointF, colour: str) -> None:
@@ -417,9 +462,21 @@ class Bars(Part):
             painter.setPen(NO_PEN)
             painter.setBrush(_faded(theme.warn if now else theme.info, 90 if now else 55))
             painter.drawRoundedRect(QRectF(0, box.top(), max(4.0, box.width() * count / most), box.height()), 4, 4)
-            text(painter, box.adjusted(6, 0, -6, 0), cause.replace("_", " ") + (" (now)" if now else ""),
-                 font(self, 0.88, now), theme.text)
-            text(painter, box.adjusted(6, 0, -6, 0), f"{count:,}".replace(",", " "), font(self, 0.88, True), theme.text, RIGHT)
+            text(
+                painter,
+                box.adjusted(6, 0, -6, 0),
+                cause.replace("_", " ") + (" (now)" if now else ""),
+                font(self, 0.88, now),
+                theme.text,
+            )
+            text(
+                painter,
+                box.adjusted(6, 0, -6, 0),
+                f"{count:,}".replace(",", " "),
+                font(self, 0.88, True),
+                theme.text,
+                RIGHT,
+            )
 
     def event(self, event: QtCore.QEvent) -> bool:
         if event.type() == QtCore.QEvent.Type.ToolTip:

@@ -15,8 +15,9 @@ class RltPanel(Plugin):
         super().__init__(context)
         self.setObjectName("RltPanel")
         # rqt's context knows the remappings that rqt was started with; the nodes are the panel's own all the same.
-        self.panel = Panel(shortcut_context=QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut,
-                           context=get_default_context())
+        self.panel = Panel(
+            shortcut_context=QtCore.Qt.ShortcutContext.WidgetWithChildrenShortcut, context=get_default_context()
+        )
         if context.serial_number() > 1:
             self.panel.setWindowTitle(f"{self.panel.windowTitle()} ({context.serial_number()})")
         context.add_widget(self.panel)

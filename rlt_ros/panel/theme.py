@@ -29,19 +29,31 @@ class Theme:
     human: str
 
 
-LIGHT = Theme(False, "#eef1f4", "#ffffff", "#cfd6dd", "#14191f", "#56616d", "#007a59", "#a86f00", "#c24a00", "#0069a5",
-              "#9b3f77")
-DARK = Theme(True, "#14181d", "#1e242b", "#38424d", "#eef2f6", "#9aa7b4", "#2cc79a", "#f0b429", "#ff8a3d", "#56b4e9",
-             "#e08fbe")
+LIGHT = Theme(
+    False, "#eef1f4", "#ffffff", "#cfd6dd", "#14191f", "#56616d", "#007a59", "#a86f00", "#c24a00", "#0069a5", "#9b3f77"
+)
+DARK = Theme(
+    True, "#14181d", "#1e242b", "#38424d", "#eef2f6", "#9aa7b4", "#2cc79a", "#f0b429", "#ff8a3d", "#56b4e9", "#e08fbe"
+)
 
 # Of buttons and of the phase, in both modes: (fill, text)
-BLUE, GREEN, AMBER, ORANGE, RED = ("#0072b2", WHITE), ("#00805d", WHITE), ("#e69f00", BLACK), ("#c25400", WHITE), (
-    "#c8102e", WHITE)
+BLUE, GREEN, AMBER, ORANGE, RED = (
+    ("#0072b2", WHITE),
+    ("#00805d", WHITE),
+    ("#e69f00", BLACK),
+    ("#c25400", WHITE),
+    ("#c8102e", WHITE),
+)
 PURPLE, GREY = ("#8a3f6f", WHITE), ("#5b6773", WHITE)
 
 PHASES = {Phase.IDLE: GREY, Phase.APPROACH: BLUE, Phase.CRITICAL: AMBER}
-OUTCOMES = {Outcome.NONE: GREY, Outcome.SUCCESS: GREEN, Outcome.FAILURE: ORANGE, Outcome.TIMEOUT: PURPLE,
-            Outcome.ABORTED: GREY}
+OUTCOMES = {
+    Outcome.NONE: GREY,
+    Outcome.SUCCESS: GREEN,
+    Outcome.FAILURE: ORANGE,
+    Outcome.TIMEOUT: PURPLE,
+    Outcome.ABORTED: GREY,
+}
 
 
 def driver(theme: Theme, source: Source) -> str:

@@ -29,22 +29,34 @@ EXPLAIN = {
     Phase.CRITICAL: "the policy acts and learns from it",
 }
 OUTCOME_WORDS = {
-    Outcome.NONE: "NO LABEL", Outcome.SUCCESS: "SUCCESS", Outcome.FAILURE: "FAILURE", Outcome.TIMEOUT: "TIME-OUT",
+    Outcome.NONE: "NO LABEL",
+    Outcome.SUCCESS: "SUCCESS",
+    Outcome.FAILURE: "FAILURE",
+    Outcome.TIMEOUT: "TIME-OUT",
     Outcome.ABORTED: "ABORTED",
-}  # fmt: skip
+}
 OUTCOME_MEANS = {
-    Outcome.NONE: "say what it was", Outcome.SUCCESS: "reward 1", Outcome.FAILURE: "no reward", Outcome.TIMEOUT: "counts as no failure",
+    Outcome.NONE: "say what it was",
+    Outcome.SUCCESS: "reward 1",
+    Outcome.FAILURE: "no reward",
+    Outcome.TIMEOUT: "counts as no failure",
     Outcome.ABORTED: "not counted",
-}  # fmt: skip
+}
 CAUSES = {
-    "malformed": "commands refused: wrong shape or not finite", "wrong_size": "commands refused: wrong number of actions",
-    "empty": "commands refused: without any action", "old_tick": "commands refused: older than one before",
-    "estop": "ticks held: emergency stop", "no_command": "ticks held: nobody has commanded yet",
-    "stale": "ticks held: the newest command was too old", "exhausted": "ticks held: the command had no action for them",
-    "no_proprio": "ticks held: no fresh proprioception", "force": "ticks held or changed: the force was over its limit",
-    "range": "ticks changed: an action was over its range", "step_change": "ticks changed: an action jumped",
+    "malformed": "commands refused: wrong shape or not finite",
+    "wrong_size": "commands refused: wrong number of actions",
+    "empty": "commands refused: without any action",
+    "old_tick": "commands refused: older than one before",
+    "estop": "ticks held: emergency stop",
+    "no_command": "ticks held: nobody has commanded yet",
+    "stale": "ticks held: the newest command was too old",
+    "exhausted": "ticks held: the command had no action for them",
+    "no_proprio": "ticks held: no fresh proprioception",
+    "force": "ticks held or changed: the force was over its limit",
+    "range": "ticks changed: an action was over its range",
+    "step_change": "ticks changed: an action jumped",
     "workspace": "ticks changed: the motion led out of the workspace",
-}  # fmt: skip
+}
 SIGNS = {0: "ok", 1: "warn", 2: "error", 3: "silent"}
 
 
@@ -53,8 +65,13 @@ class Panel(QtWidgets.QWidget):
 
     _woke = Signal()
 
-    def __init__(self, parent: QtWidgets.QWidget | None = None, *,
-                 shortcut_context: Qt.ShortcutContext = Qt.ShortcutContext.WindowShortcut, **options: object) -> None:
+    def __init__(
+        self,
+        parent: QtWidgets.QWidget | None = None,
+        *,
+        shortcut_context: Qt.ShortcutContext = Qt.ShortcutContext.WindowShortcut,
+        **options: object,
+    ) -> None:
         super().__init__(parent)
         self.setObjectName("RltPanel")
         self.setWindowTitle("rlt panel")
@@ -132,8 +149,10 @@ class Panel(QtWidgets.QWidget):
         self._show_camera(s, now_s)
         self._show_nodes(s, now_s)
         causes = sorted(s.causes.items(), key=lambda item: -item[1])
-        self.gate.show_(tuple((cause, count, CAUSES.get(cause, cause)) for cause, count in causes),
-                        s.reason if now_s - s.safety_s < 3.0 else "")
+        self.gate.show_(
+            tuple((cause, count, CAUSES.get(cause, cause)) for cause, count in causes),
+            s.reason if now_s - s.safety_s < 3.0 else "",
+        )
         self.curves.show_(s.history, WINDOW)
 
     def _show_phase(self, s: Snapshot, alive: bool) -> None:
@@ -151,9 +170,18 @@ class Panel(QtWidgets.QWidget):
         if now_s - s.executed_s >= STALE_S:
             self.driver.show_("nobody", "no command/executed", self.theme.dim)
             return
-        names = {Source.HUMAN: "Human", Source.ACTOR: f"Actor v{s.source_version}", Source.VLA: "VLA", Source.HOLD: "Hold"}
-        below = {Source.HUMAN: "somebody steers", Source.ACTOR: "the practised policy", Source.VLA: "the frozen reference",
-                 Source.HOLD: f"held still: {s.reason.replace('_', ' ')}" if s.reason else "held still"}
+        names = {
+            Source.HUMAN: "Human",
+            Source.ACTOR: f"Actor v{s.source_version}",
+            Source.VLA: "VLA",
+            Source.HOLD: "Hold",
+        }
+        below = {
+            Source.HUMAN: "somebody steers",
+            Source.ACTOR: "the practised policy",
+            Source.VLA: "the frozen reference",
+            Source.HOLD: f"held still: {s.reason.replace('_', ' ')}" if s.reason else "held still",
+        }
         self.driver.show_(names[s.source], below[s.source], themes.driver(self.theme, s.source))
 
     def _show_clock(self, s: Snapshot, alive: bool) -> None:
@@ -162,7 +190,9 @@ class Panel(QtWidgets.QWidget):
             return
         end = s.end_tick if s.phase is Phase.ENDED else s.now_tick()
         total = max(0.0, s.seconds(end - s.start_tick))
-        critical = f"critical {max(0.0, s.seconds(end - s.critical_tick)):.1f} s" if s.critical_tick >= 0 else "approach"
+        critical = (
+            f"critical {max(0.0, s.seconds(end - s.critical_tick)):.1f} s" if s.critical_tick >= 0 else "approach"
+        )
         self.clock.show_(f"{total:.1f} s", critical, "")
 
     def _show_buttons(self, s: Snapshot, alive: bool) -> None:
@@ -174,7 +204,9 @@ class Panel(QtWidgets.QWidget):
                 if name == "undo" and "start" in s.services:
                     button.allow("episode_node offers no undo: there is no service episode/undo", "not offered")
                 else:
-                    button.allow(f"episode_node does not answer: there is no service {action.service}", "no episode_node")
+                    button.allow(
+                        f"episode_node does not answer: there is no service {action.service}", "no episode_node"
+                    )
             elif not alive:
                 button.allow("episode_node does not answer: its episode/state is silent", "episode_node is silent")
             elif name in s.asked:
@@ -208,7 +240,10 @@ class Panel(QtWidgets.QWidget):
         notice = s.notice
         if notice is not None and notice.number != self._notice_s[0]:
             self._notice_s = (notice.number, now_s)
-        colour, words = self.theme.dim, "Space or Esc: emergency stop. The robot's own emergency stop stays in your hand."
+        colour, words = (
+            self.theme.dim,
+            "Space or Esc: emergency stop. The robot's own emergency stop stays in your hand.",
+        )
         if s.error or (hasattr(self, "link") and s.taken_s > 0 and now_s - s.taken_s > DEAF_S):
             colour, words = self.theme.bad, f"the panel has lost ROS: {s.error or 'its thread hangs'}; start it again"
         elif notice is not None and now_s - self._notice_s[1] < NOTICE_S:
@@ -243,8 +278,9 @@ class Panel(QtWidgets.QWidget):
         if s.picture is not None and s.picture.number != self._picture_s[0]:
             self._picture_s = (s.picture.number, now_s)
         age_s = now_s - self._picture_s[1]
-        self.camera.show_(s.picture, int(age_s) if age_s > 1.5 and s.picture else 0,
-                          "no picture: nothing on camera/*/image")
+        self.camera.show_(
+            s.picture, int(age_s) if age_s > 1.5 and s.picture else 0, "no picture: nothing on camera/*/image"
+        )
 
     def _show_nodes(self, s: Snapshot, now_s: float) -> None:
         rows, theme = [], self.theme
@@ -258,16 +294,28 @@ class Panel(QtWidgets.QWidget):
         rows.sort(key=lambda row: row[:2])
         self.nodes.show_(tuple(row for _, _, row in rows))
         bad = sum(order < 3 for order, _, _ in rows)
-        self.nodes_title.setText(f"NODES: {bad} of {len(rows)} need a look" if bad else f"NODES: {len(rows)}, all well"
-                                 if rows else "NODES")
+        self.nodes_title.setText(
+            f"NODES: {bad} of {len(rows)} need a look" if bad else f"NODES: {len(rows)}, all well" if rows else "NODES"
+        )
 
     # How it is made.
 
     def _build(self) -> None:
-        fills = {"start": themes.BLUE, "hand_over": themes.AMBER, "success": themes.GREEN, "failure": themes.ORANGE,
-                 "stop": themes.RED}
-        heights = {"success": (92, 1.7), "failure": (92, 1.7), "stop": (104, 1.45), "start": (68, 1.4),
-                   "hand_over": (68, 1.4), "release": (54, 1.05)}
+        fills = {
+            "start": themes.BLUE,
+            "hand_over": themes.AMBER,
+            "success": themes.GREEN,
+            "failure": themes.ORANGE,
+            "stop": themes.RED,
+        }
+        heights = {
+            "success": (92, 1.7),
+            "failure": (92, 1.7),
+            "stop": (104, 1.45),
+            "start": (68, 1.4),
+            "hand_over": (68, 1.4),
+            "release": (54, 1.05),
+        }
         self.buttons = {}
         for name, action in ACTIONS.items():
             height, scale = heights.get(name, (58, 1.15))
@@ -280,7 +328,11 @@ class Panel(QtWidgets.QWidget):
         kept.setRetainSizeWhenHidden(True)
         self.confirm.setSizePolicy(kept)
 
-        self.phase, self.driver, self.clock = parts.PhaseBand(), parts.Tile("in control", 1.7), parts.Tile("episode", 1.9)
+        self.phase, self.driver, self.clock = (
+            parts.PhaseBand(),
+            parts.Tile("in control", 1.7),
+            parts.Tile("episode", 1.9),
+        )
         self.rate, self.updates = parts.Tile(f"success, last {WINDOW}"), parts.Tile("updates")
         self.replay, self.policy = parts.Tile("replay"), parts.Tile("policy")
         self.camera, self.curves, self.notice = parts.CameraView(), parts.Curves(), _Line()
@@ -292,13 +344,22 @@ class Panel(QtWidgets.QWidget):
             widget.setFixedHeight(104)
         grid = QtWidgets.QGridLayout()
         grid.setSpacing(8)
-        for name, row, column, span in (("start", 0, 0, 3), ("hand_over", 0, 3, 3), ("success", 1, 0, 3),
-                                        ("failure", 1, 3, 3), ("abort", 2, 0, 2), ("undo", 2, 2, 2), ("reset", 2, 4, 2)):
+        for name, row, column, span in (
+            ("start", 0, 0, 3),
+            ("hand_over", 0, 3, 3),
+            ("success", 1, 0, 3),
+            ("failure", 1, 3, 3),
+            ("abort", 2, 0, 2),
+            ("undo", 2, 2, 2),
+            ("reset", 2, 4, 2),
+        ):
             grid.addWidget(self.buttons[name], row, column, 1, span)
         grid.setRowStretch(1, 1)
         self.camera.setMinimumSize(200, 200)
         middle = _box(QtWidgets.QHBoxLayout(), (grid, 7), (self.camera, 4))
-        numbers = _box(QtWidgets.QHBoxLayout(), *((tile, 1) for tile in (self.rate, self.policy, self.updates, self.replay)))
+        numbers = _box(
+            QtWidgets.QHBoxLayout(), *((tile, 1) for tile in (self.rate, self.policy, self.updates, self.replay))
+        )
         for tile in (self.rate, self.policy, self.updates, self.replay):
             tile.setFixedHeight(86)
         self.curves.setMinimumHeight(120)
@@ -308,8 +369,15 @@ class Panel(QtWidgets.QWidget):
         release = _box(QtWidgets.QHBoxLayout(), (self.buttons["release"], 1), (self.confirm, 1))
         for button in (self.buttons["release"], self.confirm):
             button.setFixedHeight(54)
-        right = _box(QtWidgets.QVBoxLayout(), (self.buttons["stop"], 0), (release, 0), (self.nodes_title, 0),
-                     (_scroll(self.nodes), 5), (gate_title, 0), (_scroll(self.gate), 2))
+        right = _box(
+            QtWidgets.QVBoxLayout(),
+            (self.buttons["stop"], 0),
+            (release, 0),
+            (self.nodes_title, 0),
+            (_scroll(self.nodes), 5),
+            (gate_title, 0),
+            (_scroll(self.gate), 2),
+        )
         whole = _box(QtWidgets.QHBoxLayout(), (left, 10), (right, 4))
         whole.setContentsMargins(10, 10, 10, 10)
         self.setLayout(whole)

@@ -46,7 +46,9 @@ class Stage:
     def enabled(self, *names: str) -> None:
         """Wait until exactly these of the episode's buttons are enabled."""
         every = {"start", "hand_over", "success", "failure", "abort", "undo", "reset"}
-        self.until(lambda: {n for n in every if self.panel.buttons[n].isEnabled()} == set(names), f"{names} to be enabled")
+        self.until(
+            lambda: {n for n in every if self.panel.buttons[n].isEnabled()} == set(names), f"{names} to be enabled"
+        )
 
     def click(self, name: str) -> None:
         """A finger on the button."""

@@ -25,7 +25,9 @@ def test_a_label_can_be_taken_back_and_given_again_until_it_is_committed() -> No
     assert refusal("undo", Phase.ENDED, Outcome.SUCCESS, committed=False) == ""
     assert in_short(refusal("undo", Phase.ENDED, Outcome.SUCCESS, committed=True)) == "it is learned from already"
     assert in_short(refusal("undo", Phase.IDLE)) == "there is no label"
-    assert not any(refusal(name, Phase.ENDED, Outcome.NONE, committed=False) for name in ("success", "failure", "abort"))
+    assert not any(
+        refusal(name, Phase.ENDED, Outcome.NONE, committed=False) for name in ("success", "failure", "abort")
+    )
 
 
 def test_a_refusal_names_buttons_instead_of_services() -> None:

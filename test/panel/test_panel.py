@@ -63,8 +63,13 @@ def test_an_episode_by_its_keys(stage, start) -> None:
         (Key.Key_S, lambda: node.machine.phase is Phase.APPROACH),
         (Key.Key_Backspace, lambda: node.machine.outcome is Outcome.ABORTED),
     ):
-        name = {Key.Key_S: "start", Key.Key_H: "hand_over", Key.Key_B: "failure", Key.Key_R: "reset",
-                Key.Key_Backspace: "abort"}[key]
+        name = {
+            Key.Key_S: "start",
+            Key.Key_H: "hand_over",
+            Key.Key_B: "failure",
+            Key.Key_R: "reset",
+            Key.Key_Backspace: "abort",
+        }[key]
         stage.until(stage.panel.buttons[name].isEnabled, f"{name} to be enabled")
         stage.key(key)
         stage.until(done, f"what {name} does")
@@ -207,7 +212,9 @@ def test_it_is_painted_in_light_and_dark(stage, app, start, tmp_path, mode) -> N
         for name in ("start", "hand_over", outcome, "reset"):
             stage.until(stage.panel.buttons[name].isEnabled, name)
             stage.click(name)
-            stage.until(lambda: name not in stage.panel.seen.asked and stage.panel.seen.phase is node.machine.phase, name)
+            stage.until(
+                lambda: name not in stage.panel.seen.asked and stage.panel.seen.phase is node.machine.phase, name
+            )
     stage.until(lambda: len(stage.panel.seen.history) == 3, "the episodes")
     file = tmp_path / "panel.png"
     picture = stage.panel.grab()
