@@ -112,13 +112,17 @@ class Learner:
             return False
         self.buffer.add(transition)
         self._newest = max(self._newest, sequence)
+        self.give_up(sequence)  # it is here
+        if sequence > self._counted_until:
+            self.transitions += 1
+        return True
+
+    def give_up(self, sequence: int) -> None:
+        """Wait no longer for a transition that nobody has."""
         self._ahead.add(sequence)
         while self._next_sequence in self._ahead:
             self._ahead.remove(self._next_sequence)
             self._next_sequence += 1
-        if sequence > self._counted_until:
-            self.transitions += 1
-        return True
 
     def add_prior(self, transition: Transition) -> None:
         """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the buffer

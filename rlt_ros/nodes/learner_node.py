@@ -58,11 +58,12 @@ class LearnerNode(RltNode):
         self.config = TD3Config.from_mapping(self.params.td3)
         self.task = load_task(self.params.task)
         self.session = Path(self.params.session) if self.params.session else None
-        self.curves = self.make_curves()
+        self.curves = None
         self.key = read_key(self.params.weights_key_file) if self.params.weights_key_file else None
         for folder in self.params.prior:
             journal_of(folder)  # complain at once, not at the first transition
         self.score = Score()
+        self.unsaved = ""  # why the newest checkpoint could not be written
         self.steps = self.human_steps = 0
         self.heard_s = time.monotonic()  # of the newest transition, or of the beginning of the critical phase
         self.means: dict[str, float] = {}  # of the last second
@@ -87,6 +88,7 @@ class LearnerNode(RltNode):
         self.every(SLICE_EVERY_S, self.train)
         self.every(1.0 / self.params.publish_hz, self.publish_weights)
         self.every(1.0, self.report)
+        self.every(0.05, self.begin)
         self.every(self.params.checkpoint_s, self.save)
 
     def on_deactivate_(self) -> None:
@@ -97,8 +99,6 @@ class LearnerNode(RltNode):
             self.curves.close()
 
     def make_curves(self):
-        if self.session is None:
-            return None
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self.session / "metrics"), flush_secs=10)
@@ -153,6 +153,7 @@ class LearnerNode(RltNode):
             self.request.publish(UInt64(data=sequence))
         elif self.asked[sequence] == ASK_AT_MOST + 1:
             self.get_logger().error(f"the replay does not have transition {sequence}; going on without it")
+            self.learner.give_up(sequence)
 
     def train(self) -> None:
         if self.learner is None:
@@ -181,10 +182,13 @@ class LearnerNode(RltNode):
             )
         )
 
+    def begin(self) -> None:
+        """Ask for everything as soon as the replay node is heard of: a restarted learner must not lose a second."""
+        if self.learner is None or self.learner.next_sequence == 0:
+            self.ask(0)
+
     def report(self) -> None:
         learner = self.learner
-        if learner is None or learner.next_sequence == 0:
-            self.ask(0)
         if learner is None:
             return
         now_s, (then_s, then_updates) = time.monotonic(), self.counted
@@ -218,16 +222,25 @@ class LearnerNode(RltNode):
                 **more,
             )
         )
+        if self.session is not None and trained and self.curves is None:
+            self.curves = self.make_curves()  # its import takes most of a second, which a restart need not wait for
         if self.curves is not None and trained:
             for name, value in {**means, **more, "updates_per_s": rate, "replay_size": len(learner.buffer)}.items():
                 self.curves.add_scalar(name, value, learner.updates)
 
     def save(self) -> None:
         if self.learner is not None and self.session is not None:
-            self.learner.save(keep=self.params.keep_checkpoints)
+            try:
+                self.learner.save(keep=self.params.keep_checkpoints)
+                self.unsaved = ""
+            except OSError as error:  # learning goes on; the next one may find room
+                self.unsaved = f"checkpoint not written ({error}); make room in {self.session}"
+                self.get_logger().error(self.unsaved, throttle_duration_sec=10.0)
 
     def alarm(self) -> str:
         """What is wrong with the learning, or ""."""
+        if self.unsaved:
+            return self.unsaved
         q, anchor = self.means.get("q_max", 0.0), self.means.get("anchor", 0.0)
         low = self.means.get("q_mean", 0.0)
         if q > 1.0 + Q_TOLERANCE or low < -Q_TOLERANCE:

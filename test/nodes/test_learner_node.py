@@ -125,6 +125,7 @@ def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothi
     r.send(*range(20))
     graph.spin_until(lambda: bool(r.weights) and r.weights[-1].updates == 20, "weights")
     version = r.weights[-1].version
+    graph.spin_until(lambda: node.curves is not None, "the curves")
     stop(node)
     assert any((tmp_path / "metrics").glob("events.*"))
 
@@ -217,3 +218,30 @@ def test_silence_of_the_replay_in_a_critical_phase_is_an_alarm(graph, start, pee
     say = peer.say(EpisodeState, "episode/state", qos.STATE)
     graph.spin_until(lambda: (say(peer.episode(Phase.CRITICAL)), "replay_node" in node.alarm())[1], "the alarm")
     graph.spin_until(lambda: (say(peer.episode(Phase.ENDED)), not node.alarm())[1], "its end")
+
+
+def test_a_transition_that_nobody_has_is_given_up(graph, start, replay):
+    node = start(LearnerNode, **QUICK)
+    r = replay()
+    r.send(0, 1, 3)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 2, "the gap")
+
+    def gave_up() -> bool:
+        node.asked_s = 0.0  # the test does not wait a second between two requests
+        r.send(3)
+        return node.learner.next_sequence == 4
+
+    graph.spin_until(gave_up, "going on")
+    graph.spin_until(lambda: sum(msg.data == 2 for msg in r.requests) == 5, "five requests")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(graph, start, replay, tmp_path):
+    node = start(LearnerNode, session=str(tmp_path), checkpoint_s=1.0, **QUICK)
+    r = replay()
+    (tmp_path / "checkpoints").write_text("in the way")
+    r.send(*range(11))
+    graph.spin_until(lambda: "checkpoint not written" in node.alarm(), "the alarm")
+    r.send(*range(11, 30))
+    graph.spin_until(lambda: node.learner.updates == 30, "more updates")
+    (tmp_path / "checkpoints").unlink()
+    graph.spin_until(lambda: not node.alarm() and (tmp_path / "checkpoints" / "learner.ckpt").exists(), "the save")
