@@ -227,4 +227,5 @@ class TD3:
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.updates = int(state["updates"])
-        self.beta, self._of_actor = float(state["beta"]), dict(state["of_actor"])
+        self.beta = float(state.get("beta", self.config.beta))  # checkpoints of before it could change lack it
+        self._of_actor |= state.get("of_actor", {})
