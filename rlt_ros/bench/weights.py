@@ -2,8 +2,8 @@
 
 The real actor_node and learner_node run as processes over DDS, as in a practice; the learner trains without a pause,
 and `--burners` more processes at niceness 19 burn what is left. This process plays the robot, the VLA and the replay.
-The actor's process notes three moments of each version: published (the learner's stamp), accepted (checked, unpacked and
-offered to the commander), used (the first chunk that it computed, at the next chunk boundary).
+The process of the actor notes three moments of each version: published (the learner's stamp), accepted (checked,
+unpacked and offered to the commander), used (the first chunk that it computed, at the next chunk boundary).
 """
 
 from __future__ import annotations
