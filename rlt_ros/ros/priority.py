@@ -34,8 +34,8 @@ class Kind:
 
 KINDS = {
     "control": Kind(os.SCHED_OTHER, 0, 1_500_000),
-    "ordinary": Kind(os.SCHED_OTHER, 10, 5_000_000),
-    "compute": Kind(os.SCHED_BATCH, 15, 10_000_000),
+    "ordinary": Kind(os.SCHED_OTHER, 5, 5_000_000),
+    "compute": Kind(os.SCHED_OTHER, 5, 5_000_000),
     "background": Kind(os.SCHED_BATCH, 19, 20_000_000),
 }
 

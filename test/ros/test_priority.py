@@ -28,7 +28,7 @@ def state_of(kind: str) -> tuple[int, int]:
 
 def test_background_and_compute_yield_and_control_is_ordinary() -> None:
     assert state_of("background") == (os.SCHED_BATCH, 19)
-    assert state_of("compute") == (os.SCHED_BATCH, max(15, os.getpriority(os.PRIO_PROCESS, 0)))
+    assert state_of("compute") == (os.SCHED_OTHER, max(5, os.getpriority(os.PRIO_PROCESS, 0)))
     assert state_of("control")[0] == state_of("ordinary")[0] == os.SCHED_OTHER
 
 
