@@ -259,7 +259,7 @@ def test_with_a_key_file_only_signed_weights_are_used(graph, start, peer, tmp_pa
     signed = weights(2)
     signed.hmac = sign(bytes(signed.data), key.read_bytes())
     d.weights(signed)
-    d.until(graph, Phase.CRITICAL, lambda: d.candidates[-1].policy_version == 2, "the signed weights")
+    d.until(graph, Phase.CRITICAL, lambda: bool(d.candidates) and d.candidates[-1].policy_version == 2, "the signed weights")
 
 
 def test_missing_key_file_fails_at_configure(make, tmp_path):
