@@ -59,6 +59,8 @@ class LearnerNode(RltNode):
         self.task = load_task(self.params.task)
         self.session = Path(self.params.session) if self.params.session else None
         self.curves = None
+        if self.session is not None:
+            (self.session / "metrics").mkdir(parents=True, exist_ok=True)
         self.key = read_key(self.params.weights_key_file) if self.params.weights_key_file else None
         for folder in self.params.prior:
             journal_of(folder)  # complain at once, not at the first transition

@@ -91,7 +91,7 @@ class OperatorNode(RltNode):
         """The person has had enough, and no episode is running."""
         p = self.params
         enough = (0 < p.episodes <= len(self.finished)) or (0.0 < p.minutes * 60.0 <= self.critical_s)
-        return enough and self.episode.phase in (Phase.IDLE, Phase.ENDED)
+        return enough and self.episode.phase in (Phase.IDLE, Phase.ENDED) and self.episode.committed
 
     def on_time(self) -> None:
         self.problem = f"waiting for {', '.join(sorted(self.awaited))}" if self.awaited else ""
