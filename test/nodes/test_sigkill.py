@@ -244,6 +244,7 @@ def kill(supervisor: Supervisor, name: str) -> int:
     return tick
 
 
+@pytest.mark.skipif(not os.environ.get("RLT_LONG_TESTS"), reason="takes four minutes; RLT_LONG_TESTS=1 runs it")
 def test_killed_processes_lose_no_transition_move_no_robot_and_come_back(practice, graph, capsys):
     chance = random.Random(7)
     supervisor, kills, moved, stops, learning = practice.supervisor, Counter(), [], [], []
