@@ -17,7 +17,7 @@ from rlt_ros.ros.conversions import chunk_to_msg, image_from_msg, proprio_from_m
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.vla import load
-from rlt_ros.vla.schedule import FrameJoiner, FrameQueue, FrameSet, Schedule
+from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Schedule
 from rlt_ros.vla.traced import TracedVLA
 
 
@@ -54,6 +54,7 @@ class VlaNode(RltNode):
         self.joiner = FrameJoiner(self.model.camera_names, self.control.period_ns, round(p.max_skew_s * 1e9))
         self.schedule = Schedule(p.chunk_steps, p.latency_ticks)
         self.queue = FrameQueue()
+        self.forecast = Forecast(p.chunk_steps, self.control.period_ns)
         self.proprios: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self.waiting: FrameSet | None = None
         self.phase = Phase.IDLE
@@ -116,13 +117,14 @@ class VlaNode(RltNode):
         self.waiting = None
         frame.proprio = fitting[-1]
         full = self.schedule.is_full(frame.tick)
+        self.forecast.arrived(frame.tick, full, self.now_ns())
         if self.phase in (Phase.APPROACH, Phase.CRITICAL) and (full or self.phase == Phase.CRITICAL):
             self.queue.put(frame, full)
 
     def work(self) -> None:
         """The worker: torch releases the interpreter, so that pictures are received meanwhile."""
         try:
-            while (work := self.queue.take()) is not None:
+            while (work := self.queue.take(lambda: self.forecast.room(self.now_ns()))) is not None:
                 full, others = work
                 begin = time.monotonic()
                 if full is not None:
@@ -136,6 +138,7 @@ class VlaNode(RltNode):
                     ):
                         self.send(frame, token)
                     self.prefix_ms.append(1e3 * (time.monotonic() - begin) / len(others))
+                    self.forecast.took(1e9 * (time.monotonic() - begin), len(others))
         except Exception as error:
             self.fail(error)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -74,14 +75,52 @@ class Schedule:
         return to_go < self._interval
 
 
+class Forecast:
+    """When the next frame for a reference will be here, and so how many others fit before it. Times in ns.
+
+    Used from two threads: it only appends and reads.
+    """
+
+    ALL = 1_000  # room for whatever waits
+    OVERDUE_TICKS = 2  # a frame that is later than this is not waited for
+
+    def __init__(self, chunk_steps: int, period_ns: int) -> None:
+        self._chunk_steps, self._period_ns = chunk_steps, period_ns
+        self._delays: deque[int] = deque(maxlen=20)  # from a frame's tick to its arrival
+        self._costs: deque[float] = deque(maxlen=20)  # of one of the others
+        self._full_tick: int | None = None
+
+    def arrived(self, tick: int, full: bool, now_ns: int) -> None:
+        """A frame of `tick` has come, for a reference or not."""
+        self._delays.append(now_ns - tick * self._period_ns)
+        if full:
+            self._full_tick = tick
+
+    def took(self, duration_ns: float, frames: int) -> None:
+        """`frames` of the others were done in `duration_ns`."""
+        self._costs.append(duration_ns / frames)
+
+    def room(self, now_ns: int) -> int:
+        """How many of the others can be done before the next frame for a reference comes."""
+        if self._full_tick is None or not self._costs:
+            return self.ALL
+        due_ns = (self._full_tick + self._chunk_steps) * self._period_ns + median(tuple(self._delays)) - now_ns
+        if due_ns < -self.OVERDUE_TICKS * self._period_ns:
+            return self.ALL
+        return max(0, int(due_ns // median(tuple(self._costs))))
+
+
 class FrameQueue:
-    """Hands frames from the callbacks to the worker: references first, the newest one only; the others in one batch."""
+    """Hands frames from the callbacks to the worker: references first, the newest one only; the others in batches."""
+
+    PATIENCE_S = 0.01  # how long to wait before asking again whether there is room for the others
 
     def __init__(self, keep: int = 8) -> None:
         self._condition = threading.Condition()
         self._full: FrameSet | None = None
         self._others: deque[FrameSet] = deque(maxlen=keep)
         self._closed = False
+        self._served = False  # one of the others, since the last reference
         self.dropped = 0  # frames that nobody had time for
 
     def put(self, frame: FrameSet, full: bool) -> None:
@@ -95,23 +134,30 @@ class FrameQueue:
                 self._others.append(frame)
             self._condition.notify()
 
-    def take(self) -> tuple[FrameSet | None, list[FrameSet]] | None:
-        """Wait for work: (frame for a reference, []) or (None, frames for tokens); None when closed."""
+    def take(self, room: Callable[[], int] = lambda: 1_000) -> tuple[FrameSet | None, list[FrameSet]] | None:
+        """Wait for work: (frame for a reference, []) or (None, frames for tokens); None when closed.
+
+        room: how many of the others can be done before the next reference is due, which must not wait for them. One of
+        them is done between two references in any case, so that a slow model does not starve the learner.
+        """
         with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._full is not None or self._others)
-            if self._closed:
-                return None
-            if self._full is not None:
-                full, self._full = self._full, None
-                return full, []
-            others = list(self._others)
-            self._others.clear()
-            return None, others
+            while True:
+                self._condition.wait_for(lambda: self._closed or self._full is not None or self._others)
+                if self._closed:
+                    return None
+                if self._full is not None:
+                    full, self._full = self._full, None
+                    self._served = False
+                    return full, []
+                if (most := room() if self._served else max(1, room())) > 0:
+                    self._served = True
+                    return None, [self._others.popleft() for _ in range(min(most, len(self._others)))]
+                self._condition.wait_for(lambda: self._closed or self._full is not None, self.PATIENCE_S)
 
     def open(self) -> None:
         """Start afresh, empty."""
         with self._condition:
-            self._closed, self._full = False, None
+            self._closed, self._full, self._served = False, None, False
             self._others.clear()
 
     def close(self) -> None:

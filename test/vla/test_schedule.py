@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from rlt_ros.vla.schedule import FrameJoiner, FrameQueue, FrameSet, Schedule
+from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Schedule
 
 MS = 1_000_000
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -64,3 +64,33 @@ def test_closing_lets_a_waiting_worker_go():
     queue.close()
     worker.join(5.0)
     assert taken == [None]
+
+
+def test_a_reference_does_not_wait_for_frames_that_can_wait():
+    queue, room = FrameQueue(), [2]
+    for tick in (1, 3, 5):
+        queue.put(FrameSet(tick, 0, {}), full=False)
+    assert [frame.tick for frame in queue.take(lambda: room[0])[1]] == [1, 3]
+    room[0] = 0  # the next reference is due
+    taken = []
+    worker = threading.Thread(target=lambda: taken.append(queue.take(lambda: room[0])))
+    worker.start()
+    queue.put(FrameSet(15, 0, {}), full=True)
+    worker.join(5.0)
+    assert taken[0][0].tick == 15
+    room[0] = 5
+    assert [frame.tick for frame in queue.take(lambda: room[0])[1]] == [5]
+
+
+def test_forecast_leaves_room_for_what_is_done_before_the_next_reference():
+    forecast = Forecast(chunk_steps=10, period_ns=20 * MS)
+    assert forecast.room(0) == Forecast.ALL  # nothing is known yet
+    for tick in (95, 97, 99, 101, 103):
+        forecast.arrived(tick, tick == 95, tick * 20 * MS + 30 * MS)
+    assert forecast.room(103 * 20 * MS) == Forecast.ALL
+    forecast.took(60 * MS, 3)
+    due = 105 * 20 * MS + 30 * MS
+    assert forecast.room(due - 65 * MS) == 3
+    assert forecast.room(due - 19 * MS) == 0
+    assert forecast.room(due + 30 * MS) == 0  # it may still come
+    assert forecast.room(due + 41 * MS) == Forecast.ALL  # the cameras have stopped
