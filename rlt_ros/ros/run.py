@@ -54,7 +54,11 @@ def main(name: str, argv: list[str] | None = None) -> int:
     _end_with_parent()
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from rlt_ros.ros import priority
     from rlt_ros.ros.node import RltNode
+
+    if os.environ.get("RLT_WORK") == "background":  # its imports yield already
+        priority.apply("background")
 
     module = importlib.import_module(f"rlt_ros.nodes.{name}")
     found = [item for item in vars(module).values()
@@ -87,9 +91,6 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, sto
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
-    from rlt_ros.ros import priority
-
-    priority.apply(os.environ.get("RLT_WORK", "ordinary"))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         # Our own handlers: rclpy's would shut the context down below a node that still has to say good-bye.
@@ -108,6 +109,8 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
     import rclpy
     from rclpy.experimental import EventsExecutor
 
+    from rlt_ros.ros import priority
+
     try:
         node = node_class(name)
     except Exception as error:
@@ -125,6 +128,9 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)
                 return 1
+        # Not before: a practice begins when the slowest node is there, and until then nothing moves.
+        for thread in os.listdir("/proc/self/task"):
+            priority.apply(os.environ.get("RLT_WORK", "ordinary"), int(thread))
         # Torch alone leaves a million objects: a full collection of them would stop everything for several ticks.
         gc.collect()
         gc.freeze()

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlt_ros.vla.frozen import FrozenVLA
 
@@ -79,30 +79,27 @@ class TracedVLA:
                 raise RuntimeError(f"traced and untraced differ by {np.abs(ours - theirs).max()}")
 
 
-class _Infer(nn.Module):
-    def __init__(self, vla: FrozenVLA) -> None:
-        super().__init__()
-        self.policy, self.token = vla._policy, vla._token
-
-    def forward(self, pixels: Tensor, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        cache, embeddings = self.policy.prefix(pixels)
-        token = self.token.encode(embeddings)
-        return self.policy.flow(cache, state, noise).clone(), token
-
-
-class _Token(_Infer):
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.token.encode(self.policy.prefix(pixels)[1])
-
-
 def _trace(vla: FrozenVLA, pixels: Tensor, state: Tensor, noise: Tensor):
+    """(pixels, state, noise) -> (actions, token) and pixels -> token; functions, whose weights become constants: traced
+    modules would take twice as long to make and run no faster."""
+    policy, encoder = vla._policy, vla._token
+
+    def infer(pixels: Tensor, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        cache, embeddings = policy.prefix(pixels)
+        token = encoder.encode(embeddings)
+        return policy.flow(cache, state, noise).clone(), token
+
+    def token(pixels: Tensor) -> Tensor:
+        return encoder.encode(policy.prefix(pixels)[1])
+
+    for module in (policy, encoder):
+        module.eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
         # The sizes that the tracer warns about are constants here. Its successor, torch.compile, takes a compiler and a minute.
         warnings.simplefilter("ignore")
         traced = []
-        for module, inputs in ((_Infer(vla), (pixels, state, noise)), (_Token(vla), (pixels,))):
-            module.eval().requires_grad_(False)
-            traced.append(torch.jit.freeze(torch.jit.trace(module, inputs, check_trace=False)))
+        for function, inputs in ((infer, (pixels, state, noise)), (token, (pixels,))):
+            traced.append(torch.jit.trace(function, inputs, check_trace=False))
             for _ in range(2):  # the first calls optimise
                 traced[-1](*inputs)
         return traced
