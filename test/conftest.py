@@ -1,6 +1,7 @@
 """Real ROS over DDS, on a domain of this test run's own."""
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -86,6 +87,48 @@ def graph(ros: None) -> Iterator[Graph]:
     made = Graph()
     yield made
     made.close()
+
+
+@pytest.fixture
+def make(graph: Graph) -> Callable:
+    """Make and configure a node of rlt_ros.nodes; what configure says stands in `configure_error`."""
+    from rclpy.parameter import Parameter
+
+    def made(node_class: type, **parameters: object):  # noqa: ANN202
+        name = re.sub(r"(?<!^)([A-Z])", r"_\1", node_class.__name__).lower()
+        overrides = [Parameter(key.replace("__", "."), value=value) for key, value in parameters.items()]
+        node = graph.add(node_class(name, parameter_overrides=overrides))
+        node.trigger_configure()
+        return node
+
+    return made
+
+
+@pytest.fixture
+def start(make: Callable) -> Callable:
+    """The same, active."""
+
+    def started(node_class: type, **parameters: object):  # noqa: ANN202
+        node = make(node_class, **parameters)
+        assert node.configure_error == ""
+        node.trigger_activate()
+        assert node.configure_error == ""
+        return node
+
+    return started
+
+
+@pytest.fixture
+def stop(graph: Graph) -> Callable:
+    """End a node as its process's end would."""
+
+    def stopped(node) -> None:  # noqa: ANN001
+        node.close()
+        graph.executor.remove_node(node)
+        graph.nodes.remove(node)
+        node.destroy_node()
+
+    return stopped
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from typing import TYPE_CHECKING
 
@@ -78,10 +77,11 @@ class Display:
         return rows + [(node, message) for node, message in problems.items()]
 
     def _success(self, picture: Picture) -> str:
-        if not picture.outcomes:
+        score = picture.score
+        if not len(score):
             return "no episode yet"
-        steps = f", median {statistics.median(picture.steps):.0f} steps" if picture.steps else ""
-        return f"{picture.success_rate:.0%} of the last {len(picture.outcomes)} episodes{steps}"
+        steps = f", median {score.median_steps:.0f} steps" if score.success_rate else ""
+        return f"{score.success_rate:.0%} of the last {len(score)} episodes{steps}"
 
     def _loop(self, picture: Picture) -> str:
         actor = lambda key: picture.value("actor_node", key)  # noqa: E731

@@ -140,7 +140,7 @@ class EpisodeMachine:
 
 
 class Score:
-    """How the newest episodes went, for the learner's status: hears every episode/state, counts each episode once."""
+    """How the newest episodes went: hears every episode/state, counts each episode once."""
 
     def __init__(self, window: int = 20) -> None:
         self.phase = Phase.IDLE
@@ -148,22 +148,28 @@ class Score:
         self._ended: deque[tuple[float, bool, int]] = deque(maxlen=window)  # (time [s], success, critical ticks)
         self._began_s: float | None = None
 
-    def see(self, episode: int, phase: Phase, outcome: Outcome, critical_ticks: int, now_s: float) -> None:
-        """A state of `episode`; aborted ones do not count."""
+    def see(self, episode: int, phase: Phase, outcome: Outcome, critical_ticks: int, now_s: float) -> bool:
+        """A state of `episode`; True when it has just ended. Aborted ones do not count."""
         self.phase = phase
         if self._began_s is None:
             self._began_s = now_s
         if outcome is Outcome.NONE or episode <= self._counted:
-            return
+            return False
         self._counted = episode
         if outcome is Outcome.ABORTED:
-            return
+            return True
         if len(self._ended) == self._ended.maxlen:
             self._began_s = self._ended[0][0]  # the window begins where the episode that leaves it ended
         self._ended.append((now_s, outcome is Outcome.SUCCESS, critical_ticks))
+        return True
+
+    def __len__(self) -> int:
+        """Episodes in the window."""
+        return len(self._ended)
 
     @property
     def success_rate(self) -> float:
+        """Share of the window's episodes; 0 before the first."""
         return sum(success for _, success, _ in self._ended) / len(self._ended) if self._ended else 0.0
 
     @property

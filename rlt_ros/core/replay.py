@@ -106,7 +106,7 @@ class ReplayBuffer:
         if slot is None:
             slot = self._free.pop() if self._free else self._touched
             self._touched = max(self._touched, slot + 1)
-            self._tokens[slot] = torch.from_numpy(token)
+            self._tokens[slot] = torch.tensor(token)  # frames are read-only
             self._proprios[slot] = torch.from_numpy(proprio)
             self._recent[key] = slot
             self._key_of[slot] = key

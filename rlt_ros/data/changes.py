@@ -9,7 +9,7 @@ from pathlib import Path
 FILE = "changes.jsonl"
 
 
-def record_change(session: str | Path, node: str, name: str, value: float) -> None:
+def record_change(session: str | Path, node: str, name: str, value: object) -> None:
     """Note that `node` goes on with another `value` of the parameter `name`; without a session ("") nothing is noted."""
     if not str(session):
         return

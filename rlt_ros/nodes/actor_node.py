@@ -11,7 +11,6 @@ from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
 from rlt_ros.core.weights import WeightsRejected, read_key, unpack
-from rlt_ros.data.changes import record_change
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
@@ -85,9 +84,7 @@ class ActorNode(RltNode):
         self.every_tick(self.on_tick, p.phase)
 
     def on_parameters_(self) -> None:
-        if self.params.exploration_std != self.commander.exploration_std:
-            self.commander.exploration_std = self.params.exploration_std
-            record_change(self.params.session, self.get_name(), "exploration_std", self.params.exploration_std)
+        self.commander.exploration_std = self.params.exploration_std
 
     def on_proprio(self, msg: Proprio) -> None:
         self.proprio_tick, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
@@ -146,9 +143,7 @@ class ActorNode(RltNode):
         now_s = time.monotonic()
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
-        if (
-            silent
-        ):  # nobody would end this episode: without its node the robot holds, and goes on when the node is heard again
+        if silent:  # nobody would end this episode: hold, and go on when its node is heard again
             self.commander.set_phase(Phase.IDLE, self.episode.start_tick, self.episode.episode)
         self.behind += self.proprio_tick < tick
         command = self.commander.step(tick, self.proprio if fresh else None)

@@ -15,7 +15,6 @@ from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase, Score
 from rlt_ros.core.transition import Transition
 from rlt_ros.core.weights import read_key, sign
-from rlt_ros.data.changes import record_change
 from rlt_ros.msg import EpisodeState, LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.ros import qos
@@ -27,7 +26,8 @@ from rlt_ros.sim.task import load_task
 
 SLICE_EVERY_S = 0.005
 ASK_AT_MOST = 5
-CURVES = ("critic_loss", "actor_loss", "q_mean", "q_max", "anchor", "td_error", "critic_grad", "actor_grad", "prior_share")
+IN_STATUS = ("critic_loss", "actor_loss", "q_mean", "anchor", "td_error", "prior_share")
+CURVES = (*IN_STATUS, "q_max", "critic_grad", "actor_grad")
 Q_TOLERANCE = 0.2  # returns are within [0, 1]; a Q further out than this is an alarm
 ANCHOR_ALARM = 0.5  # mean square distance of the actor's chunk to the reference, of at most 4
 
@@ -125,14 +125,15 @@ class LearnerNode(RltNode):
             self.learner.set("beta", self.params.beta)
 
     def on_parameters_(self) -> None:
-        if self.learner is not None and self.params.beta >= 0.0 and self.params.beta != self.learner.td3.beta:
-            self.learner.set("beta", self.params.beta)
-            record_change(self.params.session, self.get_name(), "beta", self.params.beta)
+        if self.learner is not None:
+            self.learner.set("beta", self.params.beta if self.params.beta >= 0.0 else self.config.beta)
 
     def on_episode(self, msg: EpisodeState) -> None:
         if msg.phase == Phase.CRITICAL and self.score.phase != Phase.CRITICAL:
             self.heard_s = time.monotonic()
-        self.score.see(msg.episode, Phase(msg.phase), Outcome(msg.outcome if msg.committed else 0), msg.end_tick - msg.critical_tick, time.monotonic())
+        outcome = Outcome(msg.outcome) if msg.committed else Outcome.NONE
+        ticks = msg.end_tick - msg.critical_tick
+        self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, time.monotonic())
 
     def on_transition(self, msg: TransitionMsg) -> None:
         transition = transition_from_msg(msg)
@@ -218,7 +219,7 @@ class LearnerNode(RltNode):
                 transitions=learner.transitions,
                 updates_per_s=rate,
                 warm=learner.warm(),
-                **{name: means[name] for name in ("critic_loss", "actor_loss", "q_mean", "anchor", "td_error", "prior_share")},
+                **{name: means[name] for name in IN_STATUS},
                 critic_gradient=means["critic_grad"],
                 actor_gradient=means["actor_grad"],
                 **more,

@@ -32,6 +32,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import ControlClock
+from rlt_ros.data.changes import record_change
 from rlt_ros.ros import parameters, priority, qos
 from rlt_ros.ros.loop import TickLoop
 from rlt_ros.ros.parameters import ParameterError, SharedParameters
@@ -337,12 +338,23 @@ class RltNode(LifecycleNode):
                     parameters.check(table[name], changed[name])
             if self.params is not None and changed:
                 with self._lock:
-                    self._values |= changed
-                    self.params = parameters.build(self.Parameters, self._values, self.get_name())
+                    values = self._values | changed
+                    self.params = parameters.build(self.Parameters, values, self.get_name())
+                    changed = {name: value for name, value in changed.items() if value != self._values[name]}
+                    self._values = values
                     self.on_parameters_()
+                self._record(changed)
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
+
+    def _record(self, changed: dict[str, Any]) -> None:
+        """Note in the session what was changed while it runs; outside the lock, as no tick may wait for a disk."""
+        try:
+            for name, value in changed.items():
+                record_change(self.params.session, self.get_name(), name, value)
+        except OSError as error:
+            self.get_logger().warning(f"the change of {', '.join(changed)} is not noted in the session: {error}")
 
     # The rest
 

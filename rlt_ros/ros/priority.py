@@ -3,8 +3,7 @@
 Three kinds of work share the cores:
 
     control      what a control tick waits for: may interrupt the others at once
-    ordinary     what a person or a picture waits for
-    compute      the VLA: many milliseconds at a stretch, wanted soon
+    ordinary     what a person or a picture waits for, the VLA among it
     background   the learner: takes what is left over
 
 Linux interrupts a thread for one that has just woken up when the newcomer asks for shorter slices (6.12 and newer). On
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 
 # Number of the system call sched_setattr; Python has no function for it.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
-_SHORTEST_SLICE_NS, _LONGEST_SLICE_NS = 100_000, 100_000_000  # what Linux accepts
 _MCL_CURRENT, _MCL_FUTURE = 1, 2  # linux/mman.h
 
 
@@ -35,7 +33,6 @@ class Kind:
 KINDS = {
     "control": Kind(os.SCHED_OTHER, 0, 1_500_000),
     "ordinary": Kind(os.SCHED_OTHER, 5, 5_000_000),
-    "compute": Kind(os.SCHED_OTHER, 5, 5_000_000),
     "background": Kind(os.SCHED_BATCH, 19, 20_000_000),
 }
 

@@ -1,16 +1,14 @@
 """Watches a running graph from outside: episodes, learner, and how well the loops keep time."""
 
-from collections import deque
+import time
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
-from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.core.episode import Outcome, Phase, Score
 from rlt_ros.msg import EpisodeState, LearnerStatus
 from rlt_ros.ros import qos
-
-WINDOW = 20  # episodes of the moving success rate
 
 
 @dataclass
@@ -19,18 +17,12 @@ class Picture:
 
     phase: Phase = Phase.IDLE
     episode: int = 0
-    outcomes: deque = field(default_factory=lambda: deque(maxlen=WINDOW))  # of the newest episodes that count
-    steps: deque = field(default_factory=lambda: deque(maxlen=WINDOW))  # critical ticks of the newest successes
+    score: Score = field(default_factory=Score)  # of the newest episodes
     ended: list = field(default_factory=list)  # (episode, Outcome, critical ticks or 0) since the watch began
     updates: int = 0
     updates_per_s: float = 0.0
     replay_size: int = 0
     diagnostics: dict = field(default_factory=dict)  # node -> (message, values), as texts
-
-    @property
-    def success_rate(self) -> float:
-        """Of the newest WINDOW episodes; 0 before the first."""
-        return sum(o == Outcome.SUCCESS for o in self.outcomes) / len(self.outcomes) if self.outcomes else 0.0
 
     def value(self, node: str, key: str, default: float = 0.0) -> float:
         """A number from a node's diagnostics."""
@@ -83,15 +75,10 @@ class Watch:
     def on_episode(self, msg: EpisodeState) -> None:
         p = self.picture
         p.phase, p.episode = Phase(msg.phase), msg.episode
-        if msg.outcome == Outcome.NONE or not msg.committed or (p.ended and p.ended[-1][0] >= msg.episode):
-            return
+        outcome = Outcome(msg.outcome) if msg.committed else Outcome.NONE
         steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
-        outcome = Outcome(msg.outcome)
-        p.ended.append((msg.episode, outcome, steps))
-        if outcome != Outcome.ABORTED:
-            p.outcomes.append(outcome)
-        if outcome == Outcome.SUCCESS:
-            p.steps.append(steps)
+        if p.score.see(msg.episode, p.phase, outcome, steps, time.monotonic()):
+            p.ended.append((msg.episode, outcome, steps))
 
     def on_learner(self, msg: LearnerStatus) -> None:
         p = self.picture

@@ -358,37 +358,32 @@ def test_a_chunk_that_is_no_whole_number_of_strides_is_refused():
         EpisodeRecorder(10, 3, 5, 25)
 
 
-def test_an_outcome_that_is_not_certain_is_waited_for_as_long_as_it_takes():
-    prompt, _ = run(end=160)
+def run_uncertain(certain_at, outcome):
+    """An episode that probably ended at 160, of which one is certain only later; yields each transition with the tick
+    at which it was given out."""
     world = World(160)
-    out = []
-    for t in range(START, 600):
+    for t in range(START, certain_at + 20):
         world.tick(t)
         if t == CRITICAL:
             world.recorder.begin(1, START, CRITICAL)
         if t == 161:
             world.recorder.hold_back(160)
-        if t == 590:
-            world.recorder.end(160, Outcome.SUCCESS)
-        out += world.recorder.ready()
-        if 200 < t < 590:
-            assert max(transition.tick for transition in out) == 148  # its next state is before the end
-    assert [t.tick for t in out] == list(prompt)
-    for transition in out:
+        if t == certain_at:
+            world.recorder.end(160, outcome)
+        yield from ((t, transition) for transition in world.recorder.ready())
+
+
+def test_an_outcome_that_is_not_certain_is_waited_for_as_long_as_it_takes():
+    prompt, _ = run(end=160)
+    out = list(run_uncertain(590, Outcome.SUCCESS))
+    # Those whose next state is before the end need not wait for it.
+    assert max(transition.tick for t, transition in out if t < 590) == 148
+    assert [transition.tick for _, transition in out] == list(prompt)
+    for _, transition in out:
         assert np.array_equal(transition.rewards, prompt[transition.tick].rewards)
         assert transition.steps == prompt[transition.tick].steps
 
 
 def test_an_uncertain_end_that_was_an_abort_drops_the_tail():
-    world = World(160)
-    out = []
-    for t in range(START, 300):
-        world.tick(t)
-        if t == CRITICAL:
-            world.recorder.begin(1, START, CRITICAL)
-        if t == 161:
-            world.recorder.hold_back(160)
-        if t == 250:
-            world.recorder.end(160, Outcome.ABORTED)
-        out += world.recorder.ready()
+    out = [transition for _, transition in run_uncertain(250, Outcome.ABORTED)]
     assert max(t.tick for t in out) == 150 and not any(t.rewards.any() or t.terminated for t in out)

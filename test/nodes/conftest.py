@@ -1,13 +1,11 @@
 """Real nodes over DDS: started in process, spoken to by a peer."""
 
-import re
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.core.episode import Outcome, Phase
@@ -102,44 +100,3 @@ class Peer:
 @pytest.fixture
 def peer(graph) -> Peer:  # noqa: ANN001
     return Peer(graph, graph.add(Node("peer")))
-
-
-@pytest.fixture
-def make(graph) -> Callable:  # noqa: ANN001
-    """Make and configure a node of rlt_ros.nodes; what configure says stands in `configure_error`."""
-
-    def made(node_class: type, **parameters: object):  # noqa: ANN202
-        name = re.sub(r"(?<!^)([A-Z])", r"_\1", node_class.__name__).lower()
-        overrides = [Parameter(key.replace("__", "."), value=value) for key, value in parameters.items()]
-        node = graph.add(node_class(name, parameter_overrides=overrides))
-        node.trigger_configure()
-        return node
-
-    return made
-
-
-@pytest.fixture
-def start(make: Callable) -> Callable:
-    """The same, active."""
-
-    def started(node_class: type, **parameters: object):  # noqa: ANN202
-        node = make(node_class, **parameters)
-        assert node.configure_error == ""
-        node.trigger_activate()
-        assert node.configure_error == ""
-        return node
-
-    return started
-
-
-@pytest.fixture
-def stop(graph) -> Callable:  # noqa: ANN001
-    """End a node as its process's end would."""
-
-    def stopped(node) -> None:  # noqa: ANN001
-        node.close()
-        graph.executor.remove_node(node)
-        graph.nodes.remove(node)
-        node.destroy_node()
-
-    return stopped

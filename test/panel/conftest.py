@@ -4,15 +4,12 @@ import os
 
 os.environ["QT_QPA_PLATFORM"] = "offscreen"  # before Qt is imported
 
-import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 pytest.importorskip("qtpy", reason="no Qt for Python here", exc_type=ImportError)
-
-from rclpy.parameter import Parameter
 
 from rlt_ros.panel.qt import QtCore, QtGui, QtWidgets
 
@@ -74,31 +71,3 @@ def stage(app: QtWidgets.QApplication, graph) -> Iterator[Stage]:  # noqa: ANN00
     made.panel.deleteLater()
     app.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
     app.setPalette(QtGui.QPalette())
-
-
-@pytest.fixture
-def start(graph) -> Callable:  # noqa: ANN001
-    """Make, configure and activate a node of rlt_ros.nodes."""
-
-    def started(node_class: type, **parameters: object):  # noqa: ANN202
-        name = re.sub(r"(?<!^)([A-Z])", r"_\1", node_class.__name__).lower()
-        node = graph.add(node_class(name, parameter_overrides=[Parameter(k, value=v) for k, v in parameters.items()]))
-        node.trigger_configure()
-        assert node.configure_error == ""
-        node.trigger_activate()
-        return node
-
-    return started
-
-
-@pytest.fixture
-def stop(graph) -> Callable:  # noqa: ANN001
-    """End a node as its process's end would."""
-
-    def stopped(node) -> None:  # noqa: ANN001
-        node.close()
-        graph.executor.remove_node(node)
-        graph.nodes.remove(node)
-        node.destroy_node()
-
-    return stopped

@@ -33,7 +33,7 @@ def test_simulated_person_is_refused_beside_a_real_robot() -> None:
 def test_what_computes_yields_to_what_moves() -> None:
     work = {process.name: process.work for process in processes.TABLE}
     assert {work[name] for name in ("proprio_node", "actor_node", "safety_node", "teleop_node")} == {"control"}
-    assert (work["vla_node"], work["learner_node"]) == ("compute", "background")
+    assert (work["vla_node"], work["learner_node"]) == ("ordinary", "background")
     assert set(work.values()) <= set(KINDS)
 
 
