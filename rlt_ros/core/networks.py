@@ -79,7 +79,7 @@ class Actor(nn.Module):
         layers: list[nn.Module] = []
         size = dims.token + dims.rl_proprio + dims.flat_action
         for width in self.hidden:
-            layers += [nn.Linear(size, width), nn.ReLU()]
+            layers += [nn.Linear(size, width), nn.ReLU(inplace=True)]
             size = width
         last = nn.Linear(size, dims.flat_action)
         self.mlp = nn.Sequential(*layers, last)
@@ -117,7 +117,8 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """N independent Q_psi(x, a) evaluated together: each layer is one batched matrix product over the members."""
+    """N independent Q_psi(x, a), one after another: on a CPU a batched product runs at three quarters of the rate of
+    single ones."""
 
     def __init__(
         self,
@@ -150,18 +151,16 @@ class Critic(nn.Module):
 
     def forward(self, token: Tensor, proprio: Tensor, action: Tensor, members: int | None = None) -> Tensor:
         """token [B, D], proprio [B, 2P] (SI), action [B, C, A] -> Q of the first `members` (default all), [N, B]."""
-        n = self.members if members is None else members
         x = torch.cat((self.state(token, proprio), action.flatten(1)), dim=1)  # [B, D+2P+C*A]
-        x = x.expand(n, -1, -1)  # [N, B, S]
-
-        def of_members(parameter: Tensor) -> Tensor:  # a slice of everything would still cost a copy going backward
-            return parameter if n == self.members else parameter[:n]
-
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases)):
-            x = torch.baddbmm(of_members(bias), x, of_members(weight))  # [N, B, width]
-            if i < last:
+        # unbind: the gradient of a member's slice would be as large as everything.
+        weights, biases = ([p.unbind() for p in group] for group in (self.weights, self.biases))
+        values = []
+        for member in range(self.members if members is None else members):
+            h = x
+            for weight, bias in zip(weights[:-1], biases[:-1]):
+                h = torch.addmm(bias[member][0], h, weight[member])  # [B, width]
                 if self.layer_norm:
-                    x = F.layer_norm(x, x.shape[-1:])  # without gains: they double its cost, the next layer has its own
-                x = F.relu(x)
-        return x.squeeze(-1)
+                    h = F.layer_norm(h, h.shape[-1:])  # without gains: they double its cost, the next layer has its own
+                h = F.relu_(h)
+            values.append(torch.mv(h, weights[-1][member][:, 0]) + biases[-1][member][0])
+        return torch.stack(values)

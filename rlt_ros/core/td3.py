@@ -198,9 +198,12 @@ class TD3:
         parameters = list(network.parameters())
         optimiser.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)  # the actor's loss goes through the critic and leaves no gradients there
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.grad_clip)
+        gradients = [p.grad for p in parameters]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if not norm <= self.config.grad_clip:  # a NaN is not passed by
+            torch._foreach_mul_(gradients, self.config.grad_clip / norm)
         optimiser.step()
-        return float(norm)
+        return norm
 
     @torch.no_grad()
     def _move_targets(self) -> None:
