@@ -132,6 +132,55 @@ def stop(graph: Graph) -> Callable:
 
 
 @pytest.fixture
+def transition() -> Callable:
+    """transition(sequence, token_dim=6): one of the Ethernet task with seeded noise in it."""
+    import numpy as np
+
+    from rlt_ros.core.chunks import Source
+    from rlt_ros.core.transition import Transition
+
+    def made(sequence: int, token_dim: int = 6) -> Transition:
+        random = np.random.default_rng(sequence)
+        noise = lambda *shape: random.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
+        return Transition(
+            sequence=sequence,
+            episode=1,
+            tick=2 * sequence,
+            token=noise(token_dim),
+            proprio=noise(28),
+            reference=noise(10, 4),
+            action=noise(10, 4),
+            rewards=np.zeros(10, np.float32),
+            steps=10,
+            next_token=noise(token_dim),
+            next_proprio=noise(28),
+            next_reference=noise(10, 4),
+            terminated=False,
+            truncated=False,
+            sources=np.full(10, Source.ACTOR, np.uint8),
+            token_age_ticks=5,
+            policy_version=0,
+        )
+
+    return made
+
+
+@pytest.fixture
+def quick() -> dict:
+    """Parameters of a learner node whose networks are tiny and whose warm-up is short."""
+    return {
+        "td3__hidden": [8, 8],
+        "td3__batch_size": 8,
+        "td3__min_buffer": 8,
+        "td3__warm_transitions": 12,
+        "td3__warm_updates": 10,
+        "td3__warm_successes": 0,
+        "td3__utd": 1.0,
+        "publish_hz": 20.0,
+    }
+
+
+@pytest.fixture
 def python() -> str:
     """The interpreter for tests that start processes."""
     return sys.executable

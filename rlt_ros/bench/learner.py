@@ -89,7 +89,7 @@ def ours(config, dims, proprio_scale, device: str, updates: int) -> Callable[[],
     from rlt_ros.core.learner import Learner
     from rlt_ros.core.transition import Transition
 
-    learner = Learner(config, dims, None, proprio_scale, **({} if device == "cpu" else {"device": device}))
+    learner = Learner(config, dims, None, proprio_scale, device)
     rng = np.random.default_rng(0)
 
     def some(*shape: int) -> np.ndarray:

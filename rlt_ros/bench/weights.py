@@ -71,7 +71,8 @@ def run_graph(args: argparse.Namespace, folder: Path) -> Moments:
         "actor_node": {"exploration_std": 0.0},
         # It owes updates without end, and publishes from the start.
         "learner_node": {"publish_hz": float(args.hz), "checkpoint_s": 3600.0, "td3": {
-            "batch_size": args.batch, "utd": 1e6, "max_backlog": 10**9, "warm_transitions": 1, "warm_updates": 1}},
+            "batch_size": args.batch, "utd": 1e6, "max_backlog": 10**9, "warm_transitions": 1, "warm_updates": 1,
+            "warm_successes": 0}},
     }  # fmt: skip
     config.write_text(yaml.safe_dump({f"/**/{node}": {"ros__parameters": values} for node, values in own.items()}))
     found = {c.name: c for c in commands("sim", "simulated", "", args.task, extra_files=[config])}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Sequence
 
+import numpy as np
 import torch
 
 from rlt_ros.core.networks import Actor, Dims
@@ -75,6 +76,7 @@ class Learner:
 
     proprio_scale: what counts as one unit of each of the 2P proprioceptive inputs (they are divided by it).
     session_dir: where `save` and `load` put the checkpoint unless told otherwise.
+    device: where it computes, "cpu" or "cuda"; the replay buffer stays in the host's memory.
     """
 
     def __init__(
@@ -83,16 +85,19 @@ class Learner:
         dims: Dims,
         session_dir: str | Path | None = None,
         proprio_scale: Sequence[float] | None = None,
+        device: str = "cpu",
     ):
         self.config = config
         self.dims = dims
         self.checkpoint_path = None if session_dir is None else Path(session_dir) / "checkpoints" / "learner.ckpt"
-        self.td3 = TD3(config, dims, proprio_scale)
+        self.td3 = TD3(config, dims, proprio_scale, device)
         self.buffer = ReplayBuffer(config.capacity, dims, config.gamma)
         self.sampling = torch.Generator().manual_seed(config.seed + 2)
         self.version = 0  # of the newest published policy
         self.transitions = 0  # counted for the update-to-data ratio, over all lives of the session
         self.forgiven = 0  # updates that were owed and will not be made
+        self.successes = 0  # episodes that were rewarded, over all lives of the session and in prior data
+        self._rewarded: int | None = None  # the newest of them
         self._counted_until = -1  # highest sequence counted before the resume
         self._newest = -1  # highest sequence that was here
         self._ahead: set[int] = set()  # those that came before one that is still missing
@@ -115,7 +120,13 @@ class Learner:
         self.give_up(sequence)  # it is here
         if sequence > self._counted_until:
             self.transitions += 1
+            self._count_success(transition)
         return True
+
+    def _count_success(self, transition: Transition) -> None:
+        if transition.episode != self._rewarded and np.any(np.asarray(transition.rewards) > 0.0):
+            self._rewarded = transition.episode
+            self.successes += 1
 
     def give_up(self, sequence: int) -> None:
         """Wait no longer for a transition that nobody has."""
@@ -128,6 +139,7 @@ class Learner:
         """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the buffer
         for good and no updates are owed for it.  ValueError on malformed ones and when it comes late."""
         self.buffer.add(transition, keep=True)
+        self._count_success(transition)
 
     def set(self, name: str, value: float) -> None:
         """Change a hyper-parameter while learning; ValueError names what can be changed and within what."""
@@ -150,8 +162,9 @@ class Learner:
         return self.td3.updates
 
     def due(self) -> int:
-        """Updates owed now: utd * transitions - made, 0 below min_buffer, at most max_backlog (the rest is forgiven)"""
-        if len(self.buffer) < self.config.min_buffer:
+        """Updates owed now: utd * transitions - made, 0 below min_buffer and before a first success that is to be waited
+        for, at most max_backlog (the rest is forgiven)."""
+        if len(self.buffer) < self.config.min_buffer or self.successes < min(1, self.config.warm_successes):
             return 0
         owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven
         if owed > self.config.max_backlog:
@@ -164,7 +177,10 @@ class Learner:
         if self.updates == 0 and len(self.buffer):
             self.td3.measure_inputs(*self.buffer.states())
         batch = self.buffer.sample(self.config.batch_size, self.sampling, self.config.prior_fraction)
-        self._losses = self.td3.update(batch) | {"prior_share": float(batch["prior"].float().mean())}
+        prior_share = float(batch["prior"].float().mean())
+        if self.td3.device.type != "cpu":
+            batch = {name: values.to(self.td3.device) for name, values in batch.items()}
+        self._losses = self.td3.update(batch) | {"prior_share": prior_share}
         seconds = time.perf_counter() - start
         self._seconds_per_update += (seconds - self._seconds_per_update) * (0.05 if self._seconds_per_update else 1.0)
         return self.metrics
@@ -185,7 +201,12 @@ class Learner:
 
     def warm(self) -> bool:
         """Whether there is data and training enough to let the actor act."""
-        return self.transitions >= self.config.warm_transitions and self.updates >= self.config.warm_updates
+        config = self.config
+        return (
+            self.transitions >= config.warm_transitions
+            and self.updates >= config.warm_updates
+            and self.successes >= config.warm_successes
+        )
 
     def publish(self) -> tuple[bytes, str, int]:
         """The actor packed under the next version: bytes, SHA-256 hex, version."""
@@ -216,6 +237,7 @@ class Learner:
                 "version": self.version,
                 "transitions": self.transitions,
                 "forgiven": self.forgiven,
+                "successes": self.successes,
                 "counted_until": max(self._counted_until, self._newest),
             },
             buffer,
@@ -256,4 +278,6 @@ class Learner:
         self.version = int(state["version"]) + RESUME_VERSION_GAP
         self.transitions = int(state["transitions"])
         self.forgiven = int(state["forgiven"])
+        # Older checkpoints do not say; what they had seen was good enough for them.
+        self.successes = int(state.get("successes", self.config.warm_successes))
         self._counted_until = int(state["counted_until"])

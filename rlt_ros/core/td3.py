@@ -45,6 +45,8 @@ class TD3Config:
     min_buffer: int = 256  # transitions before the first update (ours: one batch)
     warm_transitions: int = 1000  # N_warm: transitions before a policy is published (ours: about ten base episodes)
     warm_updates: int = 1000  # updates before a policy is published (ours)
+    warm_successes: int = 3  # successful episodes before a policy is published, the first before any update (ours: a
+    # critic that has never seen a reward makes one up, and an actor that follows it never finds one; 0: do not wait)
     max_backlog: int = 10000  # updates owed at most; what is over is forgiven (ours: about a minute of one core)
     capacity: int = 200_000  # transitions in the replay buffer (ours: a whole session; 50k forgot old successes)
     seed: int = 0  # of initial weights, sampling, dropout and target noise
@@ -69,6 +71,7 @@ class TD3Config:
             expect(name, getattr(self, name) > 0.0, "more than 0")
         for name in ("policy_delay", "batch_size", "min_buffer", "capacity", "max_backlog", "beta_updates"):
             expect(name, getattr(self, name) >= 1, "at least 1")
+        expect("warm_successes", self.warm_successes >= 0, "0 or more")
 
     @classmethod
     def from_mapping(cls, values: dict) -> TD3Config:
@@ -97,15 +100,22 @@ LIVE = {"beta": (0.0, 10.0)}
 
 
 class TD3:
-    """Twin critics, a delayed actor and their targets; `update` is one turn of the inner loop of Algorithm 1."""
+    """Twin critics, a delayed actor and their targets; `update` is one turn of the inner loop of Algorithm 1.
 
-    def __init__(self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None):
+    device: where torch computes, "cpu" or "cuda". Random numbers are drawn on the CPU in either case, so that one seed
+    is one run and a checkpoint goes on anywhere.
+    """
+
+    def __init__(
+        self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None, device: str = "cpu"
+    ):
         self.config = config
         self.dims = dims
+        self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):  # initial weights from our seed, the caller's generator untouched
             torch.manual_seed(config.seed)
-            self.actor = Actor(dims, config.hidden, proprio_scale)
-            self.critic = Critic(dims, config.hidden, config.ensemble, config.layer_norm, proprio_scale)
+            self.actor = Actor(dims, config.hidden, proprio_scale).to(self.device)
+            self.critic = Critic(dims, config.hidden, config.ensemble, config.layer_norm, proprio_scale).to(self.device)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), lr=config.actor_lr, fused=True)
@@ -134,7 +144,7 @@ class TD3:
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
-        batch: as ReplayBuffer.sample.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean distance of Q to its
+        batch: as ReplayBuffer.sample, on `device`.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean distance of Q to its
         target), critic_grad (norm before clipping), and of the newest actor update actor_loss, anchor, actor_grad.
         """
         metrics = self._update_critic(batch)
@@ -153,8 +163,8 @@ class TD3:
         config = self.config
         token, proprio = batch["next_token"], batch["next_proprio"]  # [B, D], [B, 2P]
         action = self.target_actor(token, proprio, batch["next_reference"])  # [B, C, A]
-        noise = torch.empty_like(action).normal_(0.0, config.target_noise, generator=self.generator) \
-            .clamp_(-config.target_noise_clip, config.target_noise_clip)
+        noise = torch.empty(action.shape).normal_(0.0, config.target_noise, generator=self.generator) \
+            .clamp_(-config.target_noise_clip, config.target_noise_clip).to(self.device)
         q = self.target_critic(token, proprio, action.add_(noise).clamp_(-1.0, 1.0))  # [N, B]
         if config.target_members < config.ensemble:
             q = q[torch.randperm(config.ensemble, generator=self.generator)[:config.target_members]]
@@ -184,6 +194,7 @@ class TD3:
         """
         token, proprio, reference = batch["token"], batch["proprio"], batch["reference"]
         seen = torch.rand(len(reference), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
+        seen = seen.to(self.device)
         action = self.actor(token, proprio, reference * seen)  # [B, C, A]
         q = self.critic(token, proprio, action, members=self.config.actor_members)  # [actor_members, B]
         if self.config.clip_targets:

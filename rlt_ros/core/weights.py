@@ -39,7 +39,7 @@ class WeightsRejected(ValueError):
 def pack(actor: Actor, version: int) -> tuple[bytes, str]:
     """The actor as safetensors bytes, with architecture and version in the header, and their SHA-256 in hex."""
     metadata = {"architecture": json.dumps(actor.architecture), "version": str(int(version))}
-    data = save({name: tensor.contiguous() for name, tensor in actor.state_dict().items()}, metadata=metadata)
+    data = save({name: tensor.cpu().contiguous() for name, tensor in actor.state_dict().items()}, metadata=metadata)
     return data, hashlib.sha256(data).hexdigest()
 
 

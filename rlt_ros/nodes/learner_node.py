@@ -45,6 +45,7 @@ class LearnerNode(RltNode):
         checkpoint_s: float = parameter(20.0, "time between checkpoints", unit="s", low=1.0)
         slice_ms: float = parameter(20.0, "training between two looks at the messages", unit="ms", low=1.0, high=1000.0)
         threads: int = parameter(1, "torch threads", low=1)
+        device: str = parameter("cpu", "where it computes", choices=("cpu", "cuda"))
         keep_checkpoints: int = parameter(5, "older checkpoints kept beside the newest", low=0)
         stale_s: float = parameter(30.0, "no transition for so long in a critical phase: alarm", unit="s", low=1.0)
         prior: list[str] = parameter([], "folders of earlier sessions whose transitions are prior data")
@@ -55,6 +56,8 @@ class LearnerNode(RltNode):
         import torch
 
         torch.set_num_threads(self.params.threads)
+        if self.params.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is 'cuda', but torch finds no GPU here; set it to 'cpu', or see `rlt doctor`")
         self.config = TD3Config.from_mapping(self.params.td3)
         self.task = load_task(self.params.task)
         self.session = Path(self.params.session) if self.params.session else None
@@ -116,7 +119,7 @@ class LearnerNode(RltNode):
             raise ValueError(
                 f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder"
             )
-        self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale)
+        self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale, self.params.device)
         for folder in self.params.prior:
             for transition in stored_transitions(Path(folder), self.get_logger().warning):
                 self.learner.add_prior(transition)
@@ -264,6 +267,7 @@ class LearnerNode(RltNode):
                 "updates": self.learner.updates,
                 "owed": self.learner.due(),
                 "forgiven": self.learner.forgiven,
+                "successes": self.learner.successes,
                 "version": self.learner.version,
                 "missing_from": self.learner.next_sequence,
             }

@@ -153,6 +153,7 @@ class VlaNode(RltNode):
         self.problem = f"no picture yet from {', '.join(missing)}" if missing else ""
         mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
         return {
+            "frame_delay_ms": round(self.forecast.delay_ms, 1),
             "reference_ms": mean(self.full_ms),
             "prefix_ms": mean(self.prefix_ms),
             "late_references": self.late,

@@ -54,11 +54,7 @@ def main(name: str, argv: list[str] | None = None) -> int:
     _end_with_parent()
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from rlt_ros.ros import priority
     from rlt_ros.ros.node import RltNode
-
-    if os.environ.get("RLT_WORK") == "background":  # its imports yield already
-        priority.apply("background")
 
     module = importlib.import_module(f"rlt_ros.nodes.{name}")
     found = [item for item in vars(module).values()
@@ -128,7 +124,7 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)
                 return 1
-        # Not before: a practice begins when the slowest node is there, and until then nothing moves.
+        # Not before: the robot waits for who has just started, and a learner should be back soon.
         for thread in os.listdir("/proc/self/task"):
             priority.apply(os.environ.get("RLT_WORK", "ordinary"), int(thread))
         # Torch alone leaves a million objects: a full collection of them would stop everything for several ticks.

@@ -100,6 +100,11 @@ class Forecast:
         """`frames` of the others were done in `duration_ns`."""
         self._costs.append(duration_ns / frames)
 
+    @property
+    def delay_ms(self) -> float:
+        """From the beginning of a frame's tick to its arrival, median of the newest."""
+        return median(self._delays) / 1e6 if self._delays else 0.0
+
     def room(self, now_ns: int) -> int:
         """How many of the others can be done before the next frame for a reference comes."""
         if self._full_tick is None or not self._costs:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from rclpy.serialization import serialize_message
@@ -18,20 +17,16 @@ from rlt_ros.ros.definitions import ros2msg
 TYPE = "rlt_ros/msg/Transition"
 
 
-def transition(sequence: int) -> Transition:
-    random = np.random.default_rng(sequence)
-    values = lambda *shape: random.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
-    return Transition(
-        sequence=sequence, episode=1, tick=2 * sequence, token=values(6), proprio=values(28), reference=values(10, 4),
-        action=values(10, 4), rewards=np.zeros(10, np.float32), steps=10, next_token=values(6), next_proprio=values(28),
-        next_reference=values(10, 4), terminated=False, truncated=False, sources=np.full(10, 2, np.uint8),
-        token_age_ticks=5, policy_version=0)  # fmt: skip
+@pytest.fixture
+def session(transition):
+    """session(folder, transitions): a recorded one."""
+    return lambda folder, transitions: recorded(folder, [transition(i) for i in range(transitions)])
 
 
-def session(folder: Path, transitions: int) -> Path:
+def recorded(folder: Path, transitions: list[Transition]) -> Path:
     journal = Journal(folder / "journal", TYPE, ros2msg(TYPE))
-    for i in range(transitions):
-        journal.append(serialize_message(transition_to_msg(transition(i), folder.name, ControlClock(50.0))), i)
+    for t in transitions:
+        journal.append(serialize_message(transition_to_msg(t, folder.name, ControlClock(50.0))), t.tick)
     journal.close()
     config = {"/**": {"ros__parameters": {"task": "ethernet"}},
               "/**/learner_node": {"ros__parameters": {"td3": {"hidden": [8, 8], "batch_size": 8, "min_buffer": 8}}}}
@@ -39,7 +34,7 @@ def session(folder: Path, transitions: int) -> Path:
     return folder
 
 
-def test_an_actor_is_trained_on_what_was_recorded(tmp_path, capsys) -> None:
+def test_an_actor_is_trained_on_what_was_recorded(tmp_path, capsys, session) -> None:
     first, earlier, out = session(tmp_path / "a", 30), session(tmp_path / "b", 12), tmp_path / "out"
     command = ["train", "rl", "--session", str(first), "--prior", str(earlier), "--out", str(out)]
     assert main([*command, "--set", "utd=2", "prior_fraction=0.5"]) == 0
@@ -61,7 +56,7 @@ def test_wrong_use_says_what_is_needed(tmp_path, monkeypatch, capsys, arguments,
     assert words in capsys.readouterr().err
 
 
-def test_an_empty_journal_and_a_wrong_setting_are_errors(tmp_path, capsys) -> None:
+def test_an_empty_journal_and_a_wrong_setting_are_errors(tmp_path, capsys, session) -> None:
     empty = session(tmp_path / "a", 0)
     assert main(["train", "rl", "--session", str(empty), "--out", str(tmp_path / "o")]) == 1
     assert "the journal has no transitions" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from rlt_ros.core.weights import unpack
 
 DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20,
-                   warm_updates=4, max_backlog=100)
+                   warm_updates=4, warm_successes=0, max_backlog=100)
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +115,40 @@ def test_it_is_warm_after_enough_data_and_enough_updates():
     for _ in range(10):
         few.step()
     assert not few.warm()
+
+
+def test_it_neither_trains_nor_acts_on_failures_alone():
+    learner = Learner(replace(CONFIG, warm_successes=2), DIMS)
+    for i in range(30):
+        unrewarded = transition(i)
+        unrewarded.rewards[:] = 0.0
+        learner.add(unrewarded)
+    assert learner.due() == 0
+    rewarded = [transition(30 + 3 * i) for i in range(3)]
+    for t, episode in zip(rewarded, (7, 7, 8), strict=True):  # the first two end the same episode
+        t.episode = episode
+    learner.add(rewarded[0])
+    learner.add(rewarded[1])
+    assert learner.successes == 1 and learner.due() == 64
+    for _ in range(10):
+        learner.step()
+    assert not learner.warm()
+    learner.add(rewarded[2])
+    assert learner.successes == 2 and learner.warm()
+
+
+def test_successes_are_remembered_over_a_restart_and_counted_in_prior_data(tmp_path):
+    learner = filled(20, session_dir=tmp_path)
+    assert learner.successes > 0
+    learner.save()
+    resumed = Learner(CONFIG, DIMS, tmp_path)
+    resumed.load()
+    for i in range(20):
+        resumed.add(transition(i))
+    assert resumed.successes == learner.successes
+    prior = Learner(replace(CONFIG, warm_successes=1), DIMS)
+    prior.add_prior(transition(0))
+    assert prior.successes == 1
 
 
 def test_metrics_are_plain_finite_floats():

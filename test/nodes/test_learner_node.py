@@ -8,7 +8,6 @@ from std_msgs.msg import UInt64
 
 from rlt_ros.core.chunks import ControlClock
 from rlt_ros.core.episode import Phase
-from rlt_ros.core.transition import Transition
 from rlt_ros.core.weights import unpack
 from rlt_ros.data.changes import read_changes
 from rlt_ros.data.journal import Journal
@@ -21,46 +20,12 @@ from rlt_ros.ros.definitions import ros2msg
 
 TRANSITION_TYPE = "rlt_ros/msg/Transition"
 
-QUICK = {
-    "td3__hidden": [8, 8],
-    "td3__batch_size": 8,
-    "td3__min_buffer": 8,
-    "td3__warm_transitions": 12,
-    "td3__warm_updates": 10,
-    "td3__utd": 1.0,
-    "publish_hz": 20.0,
-}
-
-
-def transition(sequence: int, token_dim: int = 6) -> Transition:
-    random = np.random.default_rng(sequence)
-    chunk = lambda: random.uniform(-1, 1, (10, 4)).astype(np.float32)  # noqa: E731
-    return Transition(
-        sequence=sequence,
-        episode=1,
-        tick=2 * sequence,
-        token=random.normal(size=token_dim).astype(np.float32),
-        proprio=random.normal(size=28).astype(np.float32),
-        reference=chunk(),
-        action=chunk(),
-        rewards=np.zeros(10, np.float32),
-        steps=10,
-        next_token=random.normal(size=token_dim).astype(np.float32),
-        next_proprio=random.normal(size=28).astype(np.float32),
-        next_reference=chunk(),
-        terminated=False,
-        truncated=False,
-        sources=np.ones(10, np.uint8),
-        token_age_ticks=5,
-        policy_version=0,
-    )
-
 
 class Replay:
     """In the place of the replay node."""
 
-    def __init__(self, graph, peer) -> None:
-        self.graph, self.peer = graph, peer
+    def __init__(self, graph, peer, transition) -> None:
+        self.graph, self.peer, self.transition = graph, peer, transition
         self.weights = peer.hear(PolicyWeights, "learner/weights", qos.STATE)
         self.status = peer.hear(LearnerStatus, "learner/status", qos.EVENT)
         self.requests = peer.hear(UInt64, "replay/request", qos.EVENT)
@@ -68,16 +33,16 @@ class Replay:
 
     def send(self, *sequences: int, **kwargs) -> None:
         for sequence in sequences:
-            self.say(transition_to_msg(transition(sequence, **kwargs), "test", self.peer.clock))
+            self.say(transition_to_msg(self.transition(sequence, **kwargs), "test", self.peer.clock))
 
 
 @pytest.fixture
-def replay(graph, peer):
-    return lambda: Replay(graph, peer)
+def replay(graph, peer, transition):
+    return lambda: Replay(graph, peer, transition)
 
 
-def test_learner_trains_at_its_ratio_and_publishes_when_warm(graph, start, replay):
-    node = start(LearnerNode, **QUICK)
+def test_learner_trains_at_its_ratio_and_publishes_when_warm(graph, start, replay, quick):
+    node = start(LearnerNode, **quick)
     r = replay()
     r.send(*range(11))
     graph.spin_until(lambda: node.learner is not None and node.learner.updates == 11, "eleven updates")
@@ -92,8 +57,8 @@ def test_learner_trains_at_its_ratio_and_publishes_when_warm(graph, start, repla
     assert r.status[-1].warm and r.status[-1].replay_size == 30
 
 
-def test_duplicates_are_ignored_and_gaps_asked_for(graph, start, replay):
-    node = start(LearnerNode, **QUICK)
+def test_duplicates_are_ignored_and_gaps_asked_for(graph, start, replay, quick):
+    node = start(LearnerNode, **quick)
     r = replay()
     r.send(0, 1, 2, 2, 1)
     graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 3, "three transitions")
@@ -110,17 +75,17 @@ def test_duplicates_are_ignored_and_gaps_asked_for(graph, start, replay):
     assert node.learner.transitions == 7
 
 
-def test_new_learner_asks_for_everything(graph, start, replay):
-    start(LearnerNode, **QUICK)
+def test_new_learner_asks_for_everything(graph, start, replay, quick):
+    start(LearnerNode, **quick)
     r = replay()
     graph.spin_until(lambda: bool(r.requests), "the request")
     assert r.requests[0].data == 0
 
 
 def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothing_twice(
-    graph, start, stop, replay, tmp_path
+    graph, start, stop, replay, tmp_path, quick
 ):
-    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+    node = start(LearnerNode, session=str(tmp_path), **quick)
     r = replay()
     r.send(*range(20))
     graph.spin_until(lambda: bool(r.weights) and r.weights[-1].updates == 20, "weights")
@@ -130,7 +95,7 @@ def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothi
     assert any((tmp_path / "metrics").glob("events.*"))
 
     r.weights.clear()
-    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+    node = start(LearnerNode, session=str(tmp_path), **quick)
     assert node.learner.updates == 20
     graph.spin_until(lambda: bool(r.weights), "the resumed weights")
     assert r.weights[-1].version > version
@@ -147,11 +112,11 @@ def test_resumed_learner_publishes_at_once_under_newer_versions_and_trains_nothi
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"rlt-learner-1\n" + bytes(64)])
-def test_unreadable_checkpoint_fails_at_configure_with_its_path(make, tmp_path, content):
+def test_unreadable_checkpoint_fails_at_configure_with_its_path(make, tmp_path, content, quick):
     path = tmp_path / "checkpoints" / "learner.ckpt"
     path.parent.mkdir()
     path.write_bytes(content)
-    error = make(LearnerNode, session=str(tmp_path), **QUICK).configure_error
+    error = make(LearnerNode, session=str(tmp_path), **quick).configure_error
     assert f"checkpoint {path}" in error
     assert path.read_bytes() == content  # nobody overwrote it
 
@@ -160,8 +125,8 @@ def test_unknown_hyper_parameter_fails_at_configure(make):
     assert "unknown key 'betta'" in make(LearnerNode, td3__betta=1.0).configure_error
 
 
-def test_transition_of_another_size_is_dropped(graph, start, replay):
-    node = start(LearnerNode, **QUICK)
+def test_transition_of_another_size_is_dropped(graph, start, replay, quick):
+    node = start(LearnerNode, **quick)
     r = replay()
     r.send(0)
     graph.spin_until(lambda: node.learner is not None, "the first")
@@ -170,8 +135,8 @@ def test_transition_of_another_size_is_dropped(graph, start, replay):
     assert len(node.learner.buffer) == 1
 
 
-def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(graph, start, replay, tmp_path):
-    node = start(LearnerNode, session=str(tmp_path), **QUICK)
+def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(graph, start, replay, tmp_path, quick):
+    node = start(LearnerNode, session=str(tmp_path), **quick)
     r = replay()
     r.send(*range(20))
     graph.spin_until(lambda: node.learner is not None and node.learner.updates == 20, "updates")
@@ -183,13 +148,13 @@ def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(gra
     graph.spin_until(lambda: bool(r.status) and r.status[-1].beta == 1.5, "the status")
 
 
-def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, tmp_path):
+def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, tmp_path, quick, transition):
     earlier = tmp_path / "earlier"
     journal = Journal(earlier / "journal", TRANSITION_TYPE, ros2msg(TRANSITION_TYPE))
     for i in range(15):
         journal.append(serialize_message(transition_to_msg(transition(100 + i), "earlier", ControlClock(50.0))), i)
     journal.close()
-    node = start(LearnerNode, prior=[str(earlier)], td3__prior_fraction=0.5, **QUICK)
+    node = start(LearnerNode, prior=[str(earlier)], td3__prior_fraction=0.5, **quick)
     r = replay()
     r.send(*range(20))
     graph.spin_until(lambda: node.learner is not None and node.learner.updates == 20, "updates")
@@ -197,8 +162,8 @@ def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, 
     graph.spin_until(lambda: bool(r.status) and r.status[-1].prior_share >= 0.5, "the status")
 
 
-def test_prior_session_that_is_none_fails_at_configure(make, tmp_path):
-    assert f"session '{tmp_path}' has no journal" in make(LearnerNode, prior=[str(tmp_path)], **QUICK).configure_error
+def test_prior_session_that_is_none_fails_at_configure(make, tmp_path, quick):
+    assert f"session '{tmp_path}' has no journal" in make(LearnerNode, prior=[str(tmp_path)], **quick).configure_error
 
 
 @pytest.mark.parametrize("means, words", [
@@ -207,21 +172,21 @@ def test_prior_session_that_is_none_fails_at_configure(make, tmp_path):
     ({"anchor": 0.9}, "the actor is far from the reference"),
     ({"q_max": 1.1, "q_mean": 0.3, "anchor": 0.1}, ""),
 ])
-def test_alarms(start, means, words):
-    node = start(LearnerNode, **QUICK)
+def test_alarms(start, means, words, quick):
+    node = start(LearnerNode, **quick)
     node.means = means
     assert words in node.alarm() and bool(words) == bool(node.alarm())
 
 
-def test_silence_of_the_replay_in_a_critical_phase_is_an_alarm(graph, start, peer):
-    node = start(LearnerNode, stale_s=1.0, **QUICK)
+def test_silence_of_the_replay_in_a_critical_phase_is_an_alarm(graph, start, peer, quick):
+    node = start(LearnerNode, stale_s=1.0, **quick)
     say = peer.say(EpisodeState, "episode/state", qos.STATE)
     graph.spin_until(lambda: (say(peer.episode(Phase.CRITICAL)), "replay_node" in node.alarm())[1], "the alarm")
     graph.spin_until(lambda: (say(peer.episode(Phase.ENDED)), not node.alarm())[1], "its end")
 
 
-def test_a_transition_that_nobody_has_is_given_up(graph, start, replay):
-    node = start(LearnerNode, **QUICK)
+def test_a_transition_that_nobody_has_is_given_up(graph, start, replay, quick):
+    node = start(LearnerNode, **quick)
     r = replay()
     r.send(0, 1, 3)
     graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 2, "the gap")
@@ -235,8 +200,8 @@ def test_a_transition_that_nobody_has_is_given_up(graph, start, replay):
     graph.spin_until(lambda: sum(msg.data == 2 for msg in r.requests) == 5, "five requests")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(graph, start, replay, tmp_path):
-    node = start(LearnerNode, session=str(tmp_path), checkpoint_s=1.0, **QUICK)
+def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(graph, start, replay, tmp_path, quick):
+    node = start(LearnerNode, session=str(tmp_path), checkpoint_s=1.0, **quick)
     r = replay()
     (tmp_path / "checkpoints").write_text("in the way")
     r.send(*range(11))
@@ -245,3 +210,10 @@ def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(gr
     graph.spin_until(lambda: node.learner.updates == 30, "more updates")
     (tmp_path / "checkpoints").unlink()
     graph.spin_until(lambda: not node.alarm() and (tmp_path / "checkpoints" / "learner.ckpt").exists(), "the save")
+
+
+def test_a_gpu_that_is_not_there_fails_at_configure(make, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch finds no GPU here; set it to 'cpu'" in make(LearnerNode, device="cuda").configure_error

@@ -9,49 +9,21 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 
-from rlt_ros.core.transition import Transition
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.nodes.learner_node import LearnerNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import transition_to_msg
 
-QUICK = {
-    "td3__hidden": [8, 8],
-    "td3__batch_size": 8,
-    "td3__min_buffer": 8,
-    "td3__warm_transitions": 10_000,
-    "td3__utd": 1.0,
-    "td3__max_backlog": 50,
-}
+
+@pytest.fixture
+def message(peer, transition):
+    """message(sequence): a transition as the replay sends it."""
+    return lambda sequence: transition_to_msg(transition(sequence), "test", peer.clock)
 
 
-def message(clock, sequence: int, token_dim: int = 6) -> TransitionMsg:
-    random = np.random.default_rng(sequence)
-    chunk = lambda: random.uniform(-1, 1, (10, 4)).astype(np.float32)  # noqa: E731
-    vector = lambda size: random.normal(size=size).astype(np.float32)  # noqa: E731
-    return transition_to_msg(
-        Transition(
-            sequence=sequence,
-            episode=1,
-            tick=2 * sequence,
-            token=vector(token_dim),
-            proprio=vector(28),
-            reference=chunk(),
-            action=chunk(),
-            rewards=np.zeros(10, np.float32),
-            steps=10,
-            next_token=vector(token_dim),
-            next_proprio=vector(28),
-            next_reference=chunk(),
-            terminated=False,
-            truncated=False,
-            sources=np.ones(10, np.uint8),
-            token_age_ticks=5,
-            policy_version=0,
-        ),
-        "test",
-        clock,
-    )
+@pytest.fixture
+def never_warm(quick) -> dict:
+    return quick | {"td3__warm_transitions": 10_000, "td3__max_backlog": 50}
 
 
 def not_finite(msg: TransitionMsg) -> None:
@@ -79,12 +51,14 @@ def too_many_steps(msg: TransitionMsg) -> None:
 
 
 @pytest.mark.parametrize("spoil", [not_finite, endless, fewer_actions, more_rewards, other_proprio, too_many_steps])
-def test_transition_that_cannot_be_right_is_dropped_and_training_goes_on(graph, start, peer, spoil):
-    node = start(LearnerNode, **QUICK)
+def test_transition_that_cannot_be_right_is_dropped_and_training_goes_on(
+    graph, start, peer, spoil, message, never_warm
+):
+    node = start(LearnerNode, **never_warm)
     say = peer.say(TransitionMsg, "replay", qos.REPLAY)
-    bad = message(peer.clock, 3)
+    bad = message(3)
     spoil(bad)
-    for msg in (*(message(peer.clock, i) for i in range(3)), bad, *(message(peer.clock, i) for i in range(4, 20))):
+    for msg in (*(message(i) for i in range(3)), bad, *(message(i) for i in range(4, 20))):
         say(msg)
     graph.spin_until(lambda: node.learner is not None and len(node.learner.buffer) == 19, "all others")
     assert node.rejected["replay"] == 1 and node.learner.next_sequence == 3
@@ -92,9 +66,11 @@ def test_transition_that_cannot_be_right_is_dropped_and_training_goes_on(graph, 
     assert all(np.isfinite(value) for value in node.learner.metrics.values()) and node.failure is None
 
 
-def test_flood_of_ten_times_the_practice_is_taken_in_whole_and_the_debt_is_bounded(graph, start, peer):
+def test_flood_of_ten_times_the_practice_is_taken_in_whole_and_the_debt_is_bounded(
+    graph, start, peer, message, never_warm
+):
     """250 a second for 4 s, to a learner that cannot train on so many: nothing is lost, and it stays reachable."""
-    node = start(LearnerNode, **QUICK | {"td3__utd": 20.0})
+    node = start(LearnerNode, **never_warm | {"td3__utd": 20.0})
     say = peer.say(TransitionMsg, "replay", qos.REPLAY)
     diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
     graph.spin_until(lambda: bool(diagnostics), "its diagnostics")
@@ -103,7 +79,7 @@ def test_flood_of_ten_times_the_practice_is_taken_in_whole_and_the_debt_is_bound
     def flooded() -> bool:
         nonlocal sent
         while sent < min(1000, 250.0 * (time.monotonic() - began_s)):
-            say(message(peer.clock, sent))
+            say(message(sent))
             sent += 1
         if node.learner is not None:
             debts.append(node.learner.due())

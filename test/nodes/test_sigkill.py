@@ -106,7 +106,7 @@ SMALL = {
     "/**/learner_node": {
         "publish_hz": 20.0,
         "checkpoint_s": 1.0,
-        "td3": {"min_buffer": 32, "batch_size": 32, "warm_transitions": 60, "warm_updates": 30},
+        "td3": {"min_buffer": 32, "batch_size": 32, "warm_transitions": 60, "warm_updates": 30, "warm_successes": 0},
     },
     "/**/operator_node": {"rest_s": 0.1, "intervention_share": 1.0, "intervention_s": [1.0, 2.0]},
 }
