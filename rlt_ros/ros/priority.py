@@ -2,8 +2,8 @@
 
 Three kinds of work share the cores:
 
-    control      what a control tick waits for: may interrupt the others at once
-    ordinary     what a person or a picture waits for, the VLA among it
+    control      what the robot waits for at a tick or, the VLA, at a chunk: may interrupt the others at once
+    ordinary     what a person or a picture waits for
     background   the learner: takes what is left over
 
 Linux interrupts a thread for one that has just woken up when the newcomer asks for shorter slices (6.12 and newer). On

@@ -43,7 +43,7 @@ TABLE = (
     Process("operator_node", where="sim", person="simulated"),
     Process("camera_node"),
     Process("proprio_node", work="control"),
-    Process("vla_node"),
+    Process("vla_node", work="control"),
     Process("teleop_node", work="control"),
     Process("actor_node", work="control"),
     Process("safety_node", work="control"),
