@@ -64,7 +64,9 @@ class Display:
     def _rows(self, picture: Picture, now_s: float) -> list[tuple[str, str]]:
         if not picture.diagnostics:
             return [("practice", "starting the processes")]
-        age = f", {now_s - self._version_s:.0f} s old" if self._version else ", warm-up: the VLA alone acts"
+        has = picture.words("learner_node", "warm_up")
+        warm_up = ", warm-up: the VLA alone acts" + (f" ({has})" if has else "")
+        age = f", {now_s - self._version_s:.0f} s old" if self._version else warm_up
         rows = [
             ("episode", f"{picture.episode} ({len(picture.ended)} of {self.episodes} done), {picture.phase.name}"),
             ("success", self._success(picture)),

@@ -201,12 +201,17 @@ class Learner:
 
     def warm(self) -> bool:
         """Whether there is data and training enough to let the actor act."""
+        return not self.waiting_for()
+
+    def waiting_for(self) -> str:
+        """What the warm-up has of what it needs, such as "transitions 640/1000, successes 1/3"; "" when it is over."""
         config = self.config
-        return (
-            self.transitions >= config.warm_transitions
-            and self.updates >= config.warm_updates
-            and self.successes >= config.warm_successes
-        )
+        needs = {
+            "transitions": (self.transitions, config.warm_transitions),
+            "successes": (self.successes, config.warm_successes),
+            "updates": (self.updates, config.warm_updates),
+        }
+        return ", ".join(f"{name} {has}/{needed}" for name, (has, needed) in needs.items() if has < needed)
 
     def publish(self) -> tuple[bytes, str, int]:
         """The actor packed under the next version: bytes, SHA-256 hex, version."""

@@ -45,7 +45,7 @@ class TD3Config:
     min_buffer: int = 256  # transitions before the first update (ours: one batch)
     warm_transitions: int = 1000  # N_warm: transitions before a policy is published (ours: about ten base episodes)
     warm_updates: int = 1000  # updates before a policy is published (ours)
-    warm_successes: int = 3  # successful episodes before a policy is published, the first before any update (ours: a
+    warm_successes: int = 1  # successful episodes before a policy is published, the first before any update (ours: a
     # critic that has never seen a reward makes one up, and an actor that follows it never finds one; 0: do not wait)
     max_backlog: int = 10000  # updates owed at most; what is over is forgiven (ours: about a minute of one core)
     capacity: int = 200_000  # transitions in the replay buffer (ours: a whole session; 50k forgot old successes)

@@ -268,6 +268,7 @@ class LearnerNode(RltNode):
                 "owed": self.learner.due(),
                 "forgiven": self.learner.forgiven,
                 "successes": self.learner.successes,
+                "warm_up": self.learner.waiting_for(),
                 "version": self.learner.version,
                 "missing_from": self.learner.next_sequence,
             }

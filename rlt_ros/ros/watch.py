@@ -26,12 +26,16 @@ class Picture:
 
     def value(self, node: str, key: str, default: float = 0.0) -> float:
         """A number from a node's diagnostics."""
-        return float(self.diagnostics.get(node, ("", {}))[1].get(key, default))
+        return float(self.words(node, key) or default)
+
+    def words(self, node: str, key: str) -> str:
+        """A text from a node's diagnostics."""
+        return self.diagnostics.get(node, ("", {}))[1].get(key, "")
 
     @property
     def person_is_done(self) -> bool:
         """The simulated person has seen as much as it was told to."""
-        return self.diagnostics.get("operator_node", ("", {}))[1].get("done") == "True"
+        return self.words("operator_node", "done") == "True"
 
     def loops(self) -> dict[str, dict[str, float]]:
         """How well each loop kept time: node -> period errors [ms], missed ticks and what else it counts."""

@@ -130,6 +130,7 @@ def test_it_neither_trains_nor_acts_on_failures_alone():
     learner.add(rewarded[0])
     learner.add(rewarded[1])
     assert learner.successes == 1 and learner.due() == 64
+    assert learner.waiting_for() == "successes 1/2, updates 0/4"
     for _ in range(10):
         learner.step()
     assert not learner.warm()
