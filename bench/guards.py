@@ -1,4 +1,4 @@
-"""What each guard against exploding Q does: train on a recorded session with each of them off, and compare Q with the truth.
+"""What each guard against exploding Q does: train on a recorded session without it, and compare Q with the truth.
 
     . setup/env.sh && nice python3 bench/guards.py --session sessions/results/seed0
 

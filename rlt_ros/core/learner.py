@@ -162,8 +162,10 @@ class Learner:
         return self.td3.updates
 
     def due(self) -> int:
-        """Updates owed now: utd * transitions - made, 0 below min_buffer and before a first success that is to be waited
-        for, at most max_backlog (the rest is forgiven)."""
+        """Updates owed now: utd * transitions - made, at most max_backlog (the rest is forgiven).
+
+        0 below min_buffer, and before the first success when one is to be waited for.
+        """
         if len(self.buffer) < self.config.min_buffer or self.successes < min(1, self.config.warm_successes):
             return 0
         owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven

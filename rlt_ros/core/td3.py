@@ -144,8 +144,8 @@ class TD3:
     def update(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
-        batch: as ReplayBuffer.sample, on `device`.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean distance of Q to its
-        target), critic_grad (norm before clipping), and of the newest actor update actor_loss, anchor, actor_grad.
+        batch: as ReplayBuffer.sample, on `device`.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean
+        distance of Q to its target), critic_grad (norm before clipping), and of the newest actor update actor_loss, anchor, actor_grad.
         """
         metrics = self._update_critic(batch)
         self.updates += 1

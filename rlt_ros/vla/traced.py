@@ -95,7 +95,8 @@ def _trace(vla: FrozenVLA, pixels: Tensor, state: Tensor, noise: Tensor):
     for module in (policy, encoder):
         module.eval().requires_grad_(False)
     with torch.no_grad(), warnings.catch_warnings():
-        # The sizes that the tracer warns about are constants here. Its successor, torch.compile, takes a compiler and a minute.
+        # The sizes that the tracer warns about are constants here. Its successor, torch.compile, takes a compiler and a
+        # minute.
         warnings.simplefilter("ignore")
         traced = []
         for function, inputs in ((infer, (pixels, state, noise)), (token, (pixels,))):

@@ -117,7 +117,7 @@ def test_critics_are_independent_and_evaluated_in_one_call():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_batched_critic_equals_its_members_one_by_one(layer_norm):
+def test_the_critics_are_independent_plain_networks(layer_norm):
     token, proprio, action = states()
     critic = Critic(DIMS, [16, 8], members=2, layer_norm=layer_norm)
     x = torch.cat((token, proprio, action.flatten(1)), 1)
