@@ -68,6 +68,7 @@ class RltNode(LifecycleNode):
         self._made: dict[str, list[Callable[[], None]]] = {"configure": [], "activate": []}  # stage -> what undoes it
         self._stage = ""
         self._loops: list[TickLoop] = []
+        self._heard: list[Any] = []  # subscriptions
         self._values = self._declare()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Not below "~": diagnostics have one well-known place (REP-107).
@@ -92,7 +93,11 @@ class RltNode(LifecycleNode):
         """Live parameters in self.params have changed."""
 
     def on_diagnostics_(self) -> dict[str, Any]:
-        """Values for this node's diagnostics, called once a second while configured."""
+        """Values for this node's diagnostics, called once a second while configured.
+
+        Added by the base: period errors of the loops, `rejected TOPIC` (malformed messages), and `nobody_sends`, the
+        topics that this node listens to and nobody publishes.
+        """
         return {}
 
     # What the author calls from the hooks.
@@ -117,7 +122,8 @@ class RltNode(LifecycleNode):
                     self.reject(topic, error)
 
         subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile)
-        self.on_undo(lambda: self.destroy_subscription(subscription))
+        self._heard.append(subscription)
+        self.on_undo(lambda: (self._heard.remove(subscription), self.destroy_subscription(subscription)))
         return subscription
 
     def reject(self, topic: str, error: Exception) -> None:
@@ -381,6 +387,7 @@ class RltNode(LifecycleNode):
         for loop in self._loops:
             values |= {name: round(value, 3) for name, value in loop.statistics.summary().items()}
         values |= {f"rejected {topic}": count for topic, count in self.rejected.items()}
+        values["nobody_sends"] = ", ".join(s.topic_name for s in self._heard if not s.get_publisher_count())
         level, message = DiagnosticStatus.OK, state
         if self.failure is not None or self.configure_error:
             level, message = DiagnosticStatus.ERROR, self.configure_error or str(self.failure)

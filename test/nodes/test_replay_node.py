@@ -288,9 +288,11 @@ def test_full_disk_stops_the_recording_and_space_lets_it_go_on(graph, streams, p
         s = streams()
         diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
 
+        def said() -> dict:
+            return {v.key: v.value for v in diagnostics[-1].status[0].values} if diagnostics else {}
+
         def waiting() -> int:
-            newest = diagnostics[-1].status[0] if diagnostics else None
-            return int({v.key: v.value for v in newest.values}.get("waiting_for_disk", 0)) if newest else 0
+            return int(said().get("waiting_for_disk", 0))
 
         def play(episode: int, first: int) -> None:
             heard, critical, end = len(s.heard), first + 20, first + 20 + STEPS
@@ -301,6 +303,8 @@ def test_full_disk_stops_the_recording_and_space_lets_it_go_on(graph, streams, p
             s.episodes(peer.episode(Phase.ENDED, end_tick=end, outcome=Outcome.SUCCESS, **start))
 
         graph.spin_until(lambda: bool(diagnostics) and diagnostics[-1].status[0].message == "active", "the node")
+        # It may be heard before it hears: what is said until then is lost.
+        graph.spin_until(lambda: said().get("nobody_sends") == "", "the node to hear what is said here")
         play(1, 1000)
         count = STEPS // 2
         graph.spin_until(lambda: len(s.heard) == count and bool(read_episodes(tmp_path)), "the first episode")

@@ -99,6 +99,16 @@ def test_malformed_message_is_dropped_and_counted(graph, peer) -> None:
     assert node.failure is None and node.active
 
 
+def test_diagnostics_name_the_topics_that_nobody_sends(graph, peer) -> None:
+    node = started(graph)
+    said: list = []
+    peer.create_subscription(DiagnosticArray, "/diagnostics", said.append, qos.EVENT)
+    silent = lambda: {v.key: v.value for v in said[-1].status[0].values}["nobody_sends"] if said else None  # noqa: E731
+    graph.spin_until(lambda: silent() == "/in", "the complaint")
+    connected(graph, peer, "in")
+    graph.spin_until(lambda: silent() == "", "its end")
+
+
 def test_exception_in_callback_is_the_nodes_failure(graph, peer) -> None:
     node = started(graph)
     node.out = None
