@@ -98,8 +98,7 @@ def only_user(session: Path):
 
 def write_config(session: Path, args: argparse.Namespace, task) -> dict:
     """The parameters of this session: those it had before, or today's files, with this command's budget and seeds."""
-    from rlt_ros.sim.evaluate import PRACTICE_SEED
-    from rlt_ros.sim.task import task_folder
+    from rlt_ros.sim.task import PRACTICE_SEED, task_folder
 
     path = session / "config.yaml"
     source = path if path.is_file() else task_folder().parent / "practice.yaml"
@@ -155,15 +154,17 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("MUJOCO_GL", "egl")
     print(f"watch it from another terminal: ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} rlt panel", flush=True)
+    from rlt_ros.ros.supervisor import Supervisor, commands
+
+    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"])
+    supervisor = Supervisor(start, session / "log")
+    supervisor.prepare()
     import rclpy
     from rclpy.experimental import EventsExecutor
     from rclpy.signals import SignalHandlerOptions
 
-    from rlt_ros.ros.supervisor import Supervisor, commands
     from rlt_ros.ros.watch import Watch
 
-    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"])
-    supervisor = Supervisor(start, session / "log")
     rclpy.init(args=["rlt"], signal_handler_options=SignalHandlerOptions.NO)
     watch = Watch(rclpy.create_node("practice_monitor"))
     executor = EventsExecutor()

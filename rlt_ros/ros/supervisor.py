@@ -4,6 +4,7 @@
         while not supervisor.dead():
             ...
 
+Nodes of this package are copies of one process that has their libraries loaded (zygote.py), others are executed.
 Each process has its own group (a Ctrl-C reaches the supervisor only, which then stops them in order) and its own log.
 There is no restart policy: a node that died is reported, the others hold the robot still.
 """
@@ -17,15 +18,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlt_ros.ros import processes
+from rlt_ros.ros.zygote import Copy, Zygote
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to start: a name for the log, the command line, and variables on top of the environment."""
+    """What to start: a name for the log, the command line, and variables on top of the environment.
+
+    modules: None for any executable; for a Python script, which a zygote then starts, what that has to have loaded.
+    """
 
     name: str
     argv: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    modules: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
         if not executable.is_file():
             raise FileNotFoundError(f"no executable {executable}; build the package: make build")
         argv = [str(executable), *processes.arguments(process, files, shared, namespace)]
-        found.append(Command(process.name, argv, process.environment()))
+        modules = process.modules if process.package == processes.PACKAGE else None
+        found.append(Command(process.name, argv, process.environment(), modules))
     return found
 
 
@@ -75,9 +82,11 @@ class Supervisor:
 
     def __init__(self, start: Sequence[Command], log_dir: Path) -> None:
         """Logs go to log_dir/<name>.log, appended, so that a resumed session keeps its history."""
-        self._commands = list(start)
+        # Those that need the most libraries first: once the simulator runs, all loading is slow on two cores.
+        self._commands = sorted(start, key=lambda command: -len(command.modules or ()))
         self._log_dir = Path(log_dir)
-        self._running: dict[str, subprocess.Popen] = {}
+        self._running: dict[str, subprocess.Popen | Copy] = {}
+        self._zygote: Zygote | None = None
 
     def __enter__(self) -> "Supervisor":
         try:
@@ -89,6 +98,16 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def prepare(self) -> None:
+        """Begin to load what the processes need, and return at once; start() then takes less long."""
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        if self._zygote is not None and not self._zygote.alive:
+            self._zygote.close()
+            self._zygote = None
+        modules = {module: None for command in self._commands for module in command.modules or ()}  # in order, once each
+        if self._zygote is None and any(command.modules is not None for command in self._commands):
+            self._zygote = Zygote(list(modules), self.log("zygote"))
 
     def start(self) -> None:
         """Start what does not run; OSError when a command cannot be started."""
@@ -108,6 +127,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Name -> process id of what was started."""
         return {name: process.pid for name, process in self._running.items()}
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """Process id of what loads the nodes' libraries, or None when there is none."""
+        return self._zygote.pid if self._zygote is not None else None
 
     def log(self, name: str) -> Path:
         """The log file of `name`."""
@@ -135,15 +159,24 @@ class Supervisor:
                     pass
         unclean = [death for death in self.dead() if death.code != 0]
         self._running.clear()
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
         return unclean
 
-    def _spawn(self, command: Command) -> subprocess.Popen:
+    def _spawn(self, command: Command) -> subprocess.Popen | Copy:
+        environment = os.environ | dict(command.environment) | {"RLT_PARENT": str(os.getpid())}
+        if command.modules is not None:
+            return self._copy(command, environment)
         # A process group of its own, not a session: with the kernel's autogroups, niceness counts only within a session, and a
         # learner at nice 15 in its own would take as much as the actor.
         with open(self.log(command.name), "ab") as log:
-            environment = os.environ | dict(command.environment) | {"RLT_PARENT": str(os.getpid())}
             return subprocess.Popen(command.argv, env=environment, stdin=subprocess.DEVNULL,
                                     stdout=log, stderr=subprocess.STDOUT, process_group=0)
+
+    def _copy(self, command: Command, environment: Mapping[str, str]) -> Copy:
+        self.prepare()
+        return self._zygote.start(command.name, command.argv, environment, self.log(command.name), command.modules)
 
     def _last_line(self, name: str) -> str:
         try:

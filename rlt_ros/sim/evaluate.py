@@ -11,11 +11,7 @@ import numpy as np
 import yaml
 
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
-from rlt_ros.sim.task import Task, TaskEnv, load_task
-
-# Scenes of evaluation start here, demonstrations at 0, practice at PRACTICE_SEED + 10,000 * its own seed: they never meet.
-EVALUATION_SEED = 1_000_000_000
-PRACTICE_SEED = 100_000_000
+from rlt_ros.sim.task import EVALUATION_SEED, Task, TaskEnv, load_task
 
 
 def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:

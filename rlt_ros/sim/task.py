@@ -17,6 +17,10 @@ import yaml
 if TYPE_CHECKING:
     import gymnasium as gym
 
+# Scenes of evaluation start here, demonstrations at 0, practice at PRACTICE_SEED + 10,000 * its own seed: they never meet.
+EVALUATION_SEED = 1_000_000_000
+PRACTICE_SEED = 100_000_000
+
 
 class TaskError(ValueError):
     """A task file that cannot be used; the message names file, key, value and what was expected."""

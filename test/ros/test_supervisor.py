@@ -1,7 +1,8 @@
-"""The supervisor with real processes."""
+"""The supervisor with real processes: executed ones, and copies of a zygote."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlt_ros.ros.supervisor import Command, Supervisor
+from rlt_ros.ros.zygote import Zygote
 
 POLITE = ("import signal, sys\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\n"
           "print('up', flush=True)\nsignal.pause()")
@@ -82,3 +84,107 @@ def test_nothing_is_left_when_one_cannot_be_started(tmp_path: Path) -> None:
         with supervisor:
             pass
     assert supervisor.pids == {}
+
+
+SAYS = """
+import os, sys
+print("argv", sys.argv[1:], "kept", os.environ.get("KEPT"), "own", os.environ.get("OWN"), flush=True)
+print("leader", os.getpgid(0) == os.getpid(), "child", os.getppid() == int(os.environ["RLT_PARENT"]), flush=True)
+print("loaded", "colorsys" in sys.modules, "main", __name__ == "__main__", "in", os.getcwd(), flush=True)
+print(open("/proc/self/comm").read().strip(), file=sys.stderr, flush=True)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path):
+    """script(name, code): a command that a zygote starts."""
+
+    def made(name: str, code: str, *arguments: str, modules=(), **environment: str) -> Command:
+        path = tmp_path / f"{name}.py"
+        path.write_text(code)
+        return Command(name, [str(path), *arguments], environment, modules)
+
+    return made
+
+
+def test_a_copy_is_the_program_with_its_libraries_loaded(script, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    assert "colorsys" not in sys.modules
+    command = script("a_long_name_of_a_node", SAYS, "--ros-args", "-p", modules=["no_such_module", "colorsys"], OWN="2")
+    with Supervisor([command], tmp_path) as supervisor:
+        wait_for(supervisor.dead, "the end")
+        assert supervisor.dead()[0].code == 3
+        assert supervisor.log(command.name).read_text().split("\n")[:4] == [
+            "argv ['--ros-args', '-p'] kept 1 own 2",
+            "leader True child True",
+            f"loaded True main True in {os.getcwd()}",
+            "a_long_name_of_",
+        ]
+
+
+def test_a_traceback_ends_the_copy_with_exit_code_1_and_stands_in_its_log(script, tmp_path: Path) -> None:
+    with Supervisor([script("a", "import nothing_like_it"), script("b", POLITE)], tmp_path) as supervisor:
+        wait_for(supervisor.dead, "the death")
+        up(supervisor, "b")
+        assert str(supervisor.dead()[0]) == (
+            "a ended with exit code 1: ModuleNotFoundError: No module named 'nothing_like_it'"
+        )
+
+
+def test_copies_are_stopped_and_killed_like_any_process(script, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(Supervisor, "STAGES", ((signal.SIGINT, 2.0), (signal.SIGTERM, 0.1), (signal.SIGKILL, 5.0)))
+    with Supervisor([script("a", POLITE), script("b", STUBBORN)], tmp_path) as supervisor:
+        up(supervisor, "a", "b")
+        pids = list(supervisor.pids.values())
+        unclean = supervisor.stop()
+        assert [(death.name, death.code) for death in unclean] == [("b", -signal.SIGKILL)]
+        assert not any(alive(pid) for pid in pids)
+
+
+def test_a_killed_copy_and_a_killed_zygote_can_be_started_again(script, tmp_path: Path) -> None:
+    with Supervisor([script("a", POLITE)], tmp_path) as supervisor:
+        up(supervisor, "a")
+        for victim in (supervisor.pids["a"], supervisor.zygote_pid):
+            os.kill(victim, signal.SIGKILL)
+            if victim == supervisor.pids["a"]:
+                wait_for(supervisor.dead, "the death")
+                assert supervisor.dead()[0].code == -signal.SIGKILL
+            else:
+                os.kill(supervisor.pids["a"], signal.SIGKILL)
+                wait_for(supervisor.dead, "the second death")
+            supervisor.log("a").write_text("")
+            supervisor.restart("a")
+            up(supervisor, "a")
+
+
+def test_copies_end_with_the_process_that_asked_for_them(tmp_path: Path) -> None:
+    """A SIGKILL of the supervisor leaves nothing behind: a node asks for a signal at its parent's death (run.py)."""
+    child = tmp_path / "child.py"
+    child.write_text("from rlt_ros.ros.run import _end_with_parent\n_end_with_parent()\n" + POLITE)
+    parent = (
+        "import sys, time\nfrom pathlib import Path\nfrom rlt_ros.ros.supervisor import Command, Supervisor\n"
+        f"s = Supervisor([Command('a', [{str(child)!r}], {{}}, ())], Path({str(tmp_path)!r}))\n"
+        "s.start()\nprint(s.pids['a'], s.zygote_pid, flush=True)\ntime.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    wait_for(lambda: "up" in (tmp_path / "a.log").read_text(), "the copy")
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(alive(pid) and not zombie(pid) for pid in pids), "the end of the copy and its zygote")
+
+
+def zombie(pid: int) -> bool:
+    """Whether a process has ended and only nobody has asked for it: whoever adopts orphans here may not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_zygote_that_cannot_answer_is_named(tmp_path: Path) -> None:
+    with Zygote([], tmp_path / "zygote.log") as zygote:
+        os.kill(zygote.pid, signal.SIGKILL)
+        with pytest.raises(OSError, match="safety_node was not started: the zygote"):
+            zygote.start("safety_node", ["x"], {}, tmp_path / "log")
