@@ -31,6 +31,7 @@ from pathlib import Path
 
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36  # linux/prctl.h
 _MESSAGE = 200_000  # bytes of a request at most: a command line and an environment
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # a fork copies one thread only
 _PATIENCE_S = 0.02  # requests come in bursts; an import would stand before the next one for seconds
 _ANSWER_S = 60.0  # an import on a busy machine may stand before it
 
@@ -72,8 +73,8 @@ class Zygote:
         self._socket.settimeout(_ANSWER_S)
         command = [sys.executable, "-m", __name__, str(other.fileno()), *modules]
         with other, open(log, "ab") as file:
-            # One thread: a fork copies no others. Ctrl-C is for the process that started it.
-            self._process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file,
+            # A group of its own: Ctrl-C is for the process that started it.
+            self._process = subprocess.Popen(command, env=os.environ | _ENVIRONMENT, stdout=file, stderr=file,
                                              stdin=subprocess.DEVNULL, pass_fds=[other.fileno()], process_group=0)
 
     def __enter__(self) -> Zygote:
