@@ -7,8 +7,10 @@ from typing import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rlt_ros.core.networks import Actor, Critic, Dims
+from rlt_ros.core.recorded import Recorded
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,25 @@ PRESETS = {
 LIVE = {"beta": (0.0, 10.0)}
 
 
+CRITIC_FIGURES = ("critic_loss", "q_mean", "q_max", "target_mean", "td_error", "critic_grad")
+ACTOR_FIGURES = ("actor_loss", "anchor", "actor_grad")
+# What of a batch each gradient reads.
+_OF_ACTOR = ("token", "proprio", "reference")
+_OF_CRITIC = (
+    "token", "proprio", "action", "next_token", "next_proprio", "next_reference", "chunk_return", "discount", "terminated",
+)
+
+
 class TD3:
     """Twin critics, a delayed actor and their targets; `update` is one turn of the inner loop of Algorithm 1.
 
     device: where torch computes, "cpu" or "cuda". Random numbers are drawn on the CPU in either case, so that one seed
-    is one run and a checkpoint goes on anywhere.
+    is one run and a checkpoint goes on anywhere.  recorded: run the gradients without Python in between (recorded.py).
     """
 
     def __init__(
-        self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None, device: str = "cpu"
+        self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None, device: str = "cpu",
+        recorded: bool = True,
     ):
         self.config = config
         self.dims = dims
@@ -123,7 +135,14 @@ class TD3:
         self.generator = torch.Generator().manual_seed(config.seed + 1)  # smoothing noise, dropout
         self.updates = 0
         self.beta = config.beta  # may be set between two updates
-        self._of_actor = {"actor_loss": 0.0, "anchor": 0.0, "actor_grad": 0.0}
+        # Gradients are functions of all that they read, by name: "critic/weights.0", "token", "noise".
+        self._values = {
+            f"{part}/{name}": value for part in self._PARTS[:4]
+            for name, value in getattr(self, part).state_dict(keep_vars=True).items()
+        }
+        wrap = Recorded if recorded else (lambda function: function)
+        self._critic_gradients, self._actor_gradients = wrap(self._of_critic_loss), wrap(self._of_actor_loss)
+        self._newest = {"actor_loss": 0.0, "anchor": 0.0, "actor_grad": 0.0}  # of the newest actor update
 
     def anchor_weight(self) -> float:
         """The weight of the anchor that is in force: from beta_start down to beta, by the same factor each update.
@@ -150,71 +169,104 @@ class TD3:
         metrics = self._update_critic(batch)
         self.updates += 1
         if self.updates % self.config.policy_delay == 0:
-            self._of_actor = self._update_actor(batch)
+            self._newest = self._update_actor(batch)
             self._move_targets()
-        return metrics | self._of_actor
+        return metrics | self._newest
 
-    @torch.no_grad()
     def target(self, batch: dict[str, Tensor]) -> Tensor:
         """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise
 
         Returns [B].  The target actor sees every reference: dropout is not for targets.
         """
-        config = self.config
-        token, proprio = batch["next_token"], batch["next_proprio"]  # [B, D], [B, 2P]
-        action = self.target_actor(token, proprio, batch["next_reference"])  # [B, C, A]
-        noise = torch.empty(action.shape).normal_(0.0, config.target_noise, generator=self.generator) \
-            .clamp_(-config.target_noise_clip, config.target_noise_clip).to(self.device)
-        q = self.target_critic(token, proprio, action.add_(noise).clamp_(-1.0, 1.0))  # [N, B]
-        if config.target_members < config.ensemble:
-            q = q[torch.randperm(config.ensemble, generator=self.generator)[:config.target_members]]
-        bootstrap = batch["discount"] * (1.0 - batch["terminated"]) * q.amin(0)  # [B]
-        target = batch["chunk_return"] + bootstrap
-        return target.clamp_(0.0, 1.0) if config.clip_targets else target
+        return self._target(self._values | batch | self._chance(batch))
 
-    def _update_critic(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics."""
-        target = self.target(batch)  # [B]
-        q = self.critic(batch["token"], batch["proprio"], batch["action"])  # [N, B]
+    def _chance(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a target draws: the smoothing noise, and which critics count."""
+        config = self.config
+        noise = torch.empty(batch["action"].shape).normal_(0.0, config.target_noise, generator=self.generator) \
+            .clamp_(-config.target_noise_clip, config.target_noise_clip)
+        drawn = {"noise": noise.to(self.device)}
+        if config.target_members < config.ensemble:
+            members = torch.randperm(config.ensemble, generator=self.generator)[:config.target_members]
+            drawn["members"] = members.to(self.device)
+        return drawn
+
+    def _call(self, part: str, values: dict[str, Tensor], *inputs: Tensor, **options: int) -> Tensor:
+        """A network with its parameters taken from `values`."""
+        own = {name.partition("/")[2]: value for name, value in values.items() if name.startswith(part + "/")}
+        return functional_call(getattr(self, part), own, inputs, options)
+
+    @torch.no_grad()
+    def _target(self, v: dict[str, Tensor]) -> Tensor:
+        token, proprio = v["next_token"], v["next_proprio"]  # [B, D], [B, 2P]
+        action = self._call("target_actor", v, token, proprio, v["next_reference"])  # [B, C, A]
+        action = (action + v["noise"]).clamp(-1.0, 1.0)
+        q = self._call("target_critic", v, token, proprio, action)  # [N, B]
+        if "members" in v:
+            q = q.index_select(0, v["members"])
+        bootstrap = v["discount"] * (1.0 - v["terminated"]) * q.amin(0)  # [B]
+        target = v["chunk_return"] + bootstrap
+        return target.clamp(0.0, 1.0) if self.config.clip_targets else target
+
+    def _of_critic_loss(self, v: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics: its gradients, then what CRITIC_FIGURES names."""
+        target = self._target(v)  # [B]
+        psi = self._learned("critic", v)
+        q = self._call("critic", v | psi, v["token"], v["proprio"], v["action"])  # [N, B]
         error = target - q
         loss = error.square().mean(1).sum()
-        norm = self._descend(loss, self.critic, self.critic_optimiser)
+        gradients = torch.autograd.grad(loss, list(psi.values()))
         q, error = q.detach(), error.detach()
-        return {
-            "critic_loss": float(loss.detach()), "q_mean": float(q.mean()), "q_max": float(q.max()),
-            "target_mean": float(target.mean()), "td_error": float(error.abs().mean()), "critic_grad": norm,
-        }
+        figures = loss.detach(), q.mean(), q.max(), target.mean(), error.abs().mean(), nn.utils.get_total_norm(gradients)
+        return *gradients, torch.stack(figures)
 
-    def _update_actor(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros).
+    def _of_actor_loss(self, v: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros): its gradients and figures.
 
         |.|^2 is the mean over the chunk.  The anchor is the true reference even where the actor did not see it.
         Young critics promise values over 1 for actions never tried; with clip_targets there is no gradient towards
         those, only the anchor, which leads back to where the critic knows.
         """
-        token, proprio, reference = batch["token"], batch["proprio"], batch["reference"]
-        seen = torch.rand(len(reference), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
-        seen = seen.to(self.device)
-        action = self.actor(token, proprio, reference * seen)  # [B, C, A]
-        q = self.critic(token, proprio, action, members=self.config.actor_members)  # [actor_members, B]
+        token, proprio, reference = v["token"], v["proprio"], v["reference"]
+        theta = self._learned("actor", v)
+        action = self._call("actor", v | theta, token, proprio, reference * v["seen"])  # [B, C, A]
+        q = self._call("critic", v, token, proprio, action, members=self.config.actor_members)  # [actor_members, B]
         if self.config.clip_targets:
             q = q.clamp(max=1.0)
         anchor = (action - reference).square().mean()
-        loss = -q.mean() + self.anchor_weight() * anchor
-        norm = self._descend(loss, self.actor, self.actor_optimiser)
-        return {"actor_loss": float(loss.detach()), "anchor": float(anchor.detach()), "actor_grad": norm}
+        loss = -q.mean() + v["beta"] * anchor
+        gradients = torch.autograd.grad(loss, list(theta.values()))
+        return *gradients, torch.stack((loss.detach(), anchor.detach(), nn.utils.get_total_norm(gradients)))
 
-    def _descend(self, loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer) -> float:
-        """One step down; returns the gradient's norm before it is clipped."""
-        parameters = list(network.parameters())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)  # the actor's loss goes through the critic and leaves no gradients there
-        gradients = [p.grad for p in parameters]
-        norm = float(nn.utils.get_total_norm(gradients))
+    def _learned(self, part: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of `part` as something to take gradients for, in the order of its parameters."""
+        names = [f"{part}/{name}" for name, _ in getattr(self, part).named_parameters()]
+        return {name: values[name].detach().requires_grad_() for name in names}
+
+    def _update_critic(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        inputs = self._values | {name: batch[name] for name in _OF_CRITIC} | self._chance(batch)
+        *gradients, figures = self._critic_gradients(inputs)
+        figures = dict(zip(CRITIC_FIGURES, figures.tolist(), strict=True))
+        self._descend(gradients, figures["critic_grad"], self.critic, self.critic_optimiser)
+        return figures
+
+    def _update_actor(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        seen = torch.rand(len(batch["reference"]), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
+        chosen = {"seen": seen.to(self.device), "beta": torch.tensor(self.anchor_weight()).to(self.device)}
+        *gradients, figures = self._actor_gradients(self._values | {name: batch[name] for name in _OF_ACTOR} | chosen)
+        figures = dict(zip(ACTOR_FIGURES, figures.tolist(), strict=True))
+        self._descend(gradients, figures["actor_grad"], self.actor, self.actor_optimiser)
+        return figures
+
+    def _descend(
+        self, gradients: list[Tensor], norm: float, network: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
+        """One step down."""
         if not norm <= self.config.grad_clip:  # a NaN is not passed by
             torch._foreach_mul_(gradients, self.config.grad_clip / norm)
+        for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
         optimiser.step()
-        return norm
 
     @torch.no_grad()
     def _move_targets(self) -> None:
@@ -233,7 +285,7 @@ class TD3:
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
         return state | {
             "generator": self.generator.get_state(), "updates": self.updates, "beta": self.beta,
-            "of_actor": dict(self._of_actor),
+            "of_actor": dict(self._newest),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -242,4 +294,4 @@ class TD3:
         self.generator.set_state(state["generator"])
         self.updates = int(state["updates"])
         self.beta = float(state.get("beta", self.config.beta))  # checkpoints of before it could change lack it
-        self._of_actor |= state.get("of_actor", {})
+        self._newest |= state.get("of_actor", {})

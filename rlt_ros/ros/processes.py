@@ -54,7 +54,7 @@ TABLE = (
     Process("safety_node", work="control"),
     Process("episode_node"),
     Process("replay_node"),
-    Process("learner_node", work="background", modules=_TORCH),
+    Process("learner_node", work="background", modules=(*_TORCH, "torch.fx.experimental.proxy_tensor")),
 )
 
 

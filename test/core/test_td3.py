@@ -33,8 +33,9 @@ def batch(n=32, seed=0, **kwargs):
     ) | kwargs
 
 
-def td3(**kwargs):
-    return TD3(TD3Config(**SMALL | kwargs), DIMS)
+def td3(recorded=False, **kwargs):
+    """Unrecorded: these tests look into the networks while they run."""
+    return TD3(TD3Config(**SMALL | kwargs), DIMS, recorded=recorded)
 
 
 def changed(before, network):
@@ -241,6 +242,23 @@ def test_the_seed_decides_everything_and_the_callers_generator_is_left_alone():
     assert torch.equal(torch.rand(1), expected)
     assert not changed(one.actor, two.actor) and not changed(one.critic, two.critic)
     assert changed(one.actor, other.actor)
+
+
+RLPD = {"ensemble": 4, "target_members": 2, "actor_members": 4, "layer_norm": True}
+
+
+@pytest.mark.parametrize("settings", [{}, RLPD, {"layer_norm": True, "beta_start": 2.0, "beta_updates": 6}])
+def test_a_recorded_update_is_the_update_bit_for_bit(settings):
+    recorded, plain = td3(recorded=True, **settings), td3(**settings)
+    for i in range(8):
+        if i == 4:
+            recorded.beta = plain.beta = 1.5
+            for method in (recorded, plain):  # what the recording was not made with
+                method.measure_inputs(torch.full((9, 3), 2.0), torch.rand(9, 4, generator=torch.Generator().manual_seed(i)))
+        assert recorded.update(batch(seed=i)) == plain.update(batch(seed=i))
+    assert recorded._critic_gradients.recorded and recorded._actor_gradients.recorded
+    for name in ("actor", "critic", "target_actor", "target_critic"):
+        assert not changed(getattr(recorded, name), getattr(plain, name)), name
 
 
 def test_rlpd_is_a_configuration_of_the_same_learner():
