@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
     resumed = (session / "config.yaml").is_file()
@@ -178,9 +178,11 @@ def practise(session: Path, args: argparse.Namespace) -> int:
                 display.show(watch.picture)
                 dead = supervisor.dead()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever presses twice must not leave processes behind
+        # Whoever presses twice must not leave processes behind.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         unclean = supervisor.stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         executor.shutdown()
         rclpy.try_shutdown()
         loops = watch.picture.loops()

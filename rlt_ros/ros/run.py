@@ -1,6 +1,7 @@
 """Run one node as a process: `main("safety_node")` is what every executable in lib/rlt_ros calls.
 
 Exit codes: 0 stopped by SIGINT or SIGTERM at whatever moment, 1 the node failed (with one line why), 2 wrong usage.
+SIGALRM ends a process whose middleware hangs after the node itself has ended cleanly.
 Heavy imports stand inside the functions: the signal handlers have to be there before torch takes its seconds.
 """
 
@@ -23,6 +24,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A busy Python thread keeps the interpreter for 5 ms by default, a quarter of a control period.
 SWITCH_INTERVAL_S = 0.0005
 _SPIN_S = 0.1  # how soon a signal or a failure is noticed
+_FAREWELL_S = 5  # for DDS to take leave
 _INSISTENT = 5  # signals after which nothing is waited for; Ctrl-C under launch comes twice at once
 
 
@@ -99,6 +101,7 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, sto
     finally:
         rclpy.try_shutdown()
         stop.ignore()
+        signal.alarm(0)
 
 
 def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
@@ -135,6 +138,10 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
             executor.spin_once(_SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
     finally:
         node.close()
+        # All is said and saved. Fast DDS 3.2 can spin without end when participants end together (its issue 6513), and
+        # where the supervisor was killed nobody would kill us.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_FAREWELL_S)
         executor.shutdown()
         node.destroy_node()
     if node.failure is not None:

@@ -157,7 +157,7 @@ class Supervisor:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     pass
-        unclean = [death for death in self.dead() if death.code != 0]
+        unclean = [death for death in self.dead() if death.code not in (0, -signal.SIGALRM)]  # SIGALRM: see run.py
         self._running.clear()
         if self._zygote is not None:
             self._zygote.close()

@@ -182,7 +182,7 @@ def fork() -> int:
 def become(wanted: dict) -> None:
     """Be the program that was asked for, as if it had been executed; what it raises, SystemExit too, is the caller's."""
     os.setpgid(0, 0)
-    ctypes.CDLL(None).prctl(_PR_SET_NAME, wanted["name"].encode()[:15], 0, 0, 0)
+    show_as(wanted["name"], wanted["argv"])
     log = os.open(wanted["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -192,6 +192,16 @@ def become(wanted: dict) -> None:
     os.chdir(wanted["cwd"])
     sys.argv = wanted["argv"]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def show_as(name: str, argv: Sequence[str]) -> None:
+    """Be `name` in top and pgrep, and `argv`, as far as it fits over the zygote's own, in ps and pgrep -f."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end, proc(5)
+    shown = b"\0".join(argument.encode() for argument in argv)[: end - start - 1]
+    if start:
+        ctypes.memmove(start, shown.ljust(end - start, b"\0"), end - start)
 
 
 if __name__ == "__main__":

@@ -121,6 +121,21 @@ def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tm
     assert (tmp_path / "session" / "report.html").is_file()
 
 
+def test_sigterm_ends_it_cleanly_where_ctrl_c_is_ignored(practise):
+    """As under nohup, or in the background of a shell script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    try:
+        practice = practise()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    practice.until(lambda: len(practice.children()) >= 11, "all processes")
+    nodes = practice.children()
+    practice.process.send_signal(signal.SIGTERM)
+    code, output = practice.end()
+    assert code == 130, output
+    wait_for_the_end(nodes)
+
+
 def test_nodes_end_when_the_command_is_killed(practise):
     practice = practise()
     practice.until(lambda: "operator_node" in practice.children(), "the processes")

@@ -24,7 +24,7 @@ from rlt_ros.ros.run import run
 class ProbeNode(RltNode):
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        way: str = parameter(description="what to do", choices=("run", "raise", "die", "load"))
+        way: str = parameter(description="what to do", choices=("run", "raise", "die", "load", "hang"))
     def on_configure_(self):
         if self.params.way == "raise":
             raise FileNotFoundError("no checkpoint in /nowhere; run `rlt train vla` first")
@@ -37,6 +37,10 @@ class ProbeNode(RltNode):
         print("active", self.get_fully_qualified_name(), flush=True)
     def on_deactivate_(self):
         print("deactivated", flush=True)
+    def destroy_node(self):
+        while self.get_parameter("way").value == "hang":
+            pass
+        super().destroy_node()
 
 sys.exit(run(ProbeNode, "probe_node"))
 """
@@ -100,6 +104,14 @@ def test_stopped_while_configuring_is_exit_code_0_and_does_not_wait(start) -> No
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 0, err
+
+
+def test_a_middleware_that_hangs_at_the_end_is_left_after_the_node_has_ended(start) -> None:
+    process = start("-p", "way:=hang")
+    assert process.stdout.readline() == "active /probe_node\n"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out) == (-signal.SIGALRM, "deactivated\n")
 
 
 def test_failing_configure_is_exit_code_1_with_one_line_why(start) -> None:
