@@ -13,29 +13,65 @@ import time
 from pathlib import Path
 
 
+# Hyper-parameters with which the learner never trains, and with which it always does.
+IDLE = {"utd": 0.0}
+FULL = {"utd": 1e6, "max_backlog": 10**9}
+TURNS = 2
+
+
 def measure(args: argparse.Namespace) -> dict:
-    """A practice with all nodes as processes; memory (proportional set size) and CPU are read from /proc all along."""
+    """A practice with all nodes as processes; with --learner, more of them in turns, its learner idle and at full load."""
     with tempfile.TemporaryDirectory() as folder:
-        session = args.session or Path(folder) / "session"
-        # fmt: off
-        command = ["rlt", "practice", "--task", args.task, "--session", str(session),
-                   "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval"]
-        # fmt: on
-        process = subprocess.Popen(command, stdout=sys.stderr)
-        bare = subprocess.Popen([sys.executable, "-c", BARE_LOOP], stdout=subprocess.PIPE, text=True)
-        peak, cpu, start, stolen = 0.0, {}, time.monotonic(), stolen_seconds()
-        while process.poll() is None:
-            tree = descendants(process.pid)
-            peak = max(peak, sum(memory_mb(pid) for pid in tree))
-            cpu |= {pid: seconds for pid in tree if (seconds := cpu_seconds(pid)) is not None}
-            time.sleep(2.0)
-        bare.send_signal(signal.SIGINT)
-        floor = json.loads(bare.communicate(timeout=10.0)[0])
-        if process.returncode != 0:
-            raise RuntimeError(f"the practice ended with exit code {process.returncode}; its messages are above")
-        elapsed = time.monotonic() - start
-        stolen = stolen_seconds() - stolen
-        loops = json.loads((session / "loops.json").read_text())
+        found = practise(args, args.session or Path(folder) / "session")
+        turns: dict[str, list[dict]] = {"idle": [], "full": []}
+        for turn in range(TURNS if args.learner else 0):
+            for name, td3 in (("idle", IDLE), ("full", FULL)):
+                session = Path(folder) / f"{name}{turn}"
+                write_learner(session, td3)
+                turns[name].append(practise(args, session))
+    for name, each in turns.items():
+        if each:
+            found[f"learner_{name}"] = {
+                key: [round(one[key], 3) for one in each]
+                for key in ("period_error_p99_ms", "bare_loop_p99_ms", "period_error_p99_over_bare_loop",
+                            "ticks_without_fresh_command", "critical_ticks", "late_references", "updates_per_s")
+            }  # fmt: skip
+    return found
+
+
+def write_learner(session: Path, td3: dict) -> None:
+    """A session whose learner has these hyper-parameters; everything else as shipped."""
+    import yaml
+
+    from rlt_ros.sim.task import task_folder
+
+    config = yaml.safe_load((task_folder().parent / "practice.yaml").read_text(encoding="utf-8"))
+    config["/**/learner_node"]["ros__parameters"].setdefault("td3", {}).update(td3)
+    session.mkdir()
+    (session / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+
+
+def practise(args: argparse.Namespace, session: Path) -> dict:
+    """The figures of one practice; memory (proportional set size) and CPU are read from /proc all along."""
+    # fmt: off
+    command = ["rlt", "practice", "--task", args.task, "--session", str(session),
+               "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval"]
+    # fmt: on
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    bare = subprocess.Popen([sys.executable, "-c", BARE_LOOP], stdout=subprocess.PIPE, text=True)
+    peak, cpu, start, stolen = 0.0, {}, time.monotonic(), stolen_seconds()
+    while process.poll() is None:
+        tree = descendants(process.pid)
+        peak = max(peak, sum(memory_mb(pid) for pid in tree))
+        cpu |= {pid: seconds for pid in tree if (seconds := cpu_seconds(pid)) is not None}
+        time.sleep(2.0)
+    bare.send_signal(signal.SIGINT)
+    floor = json.loads(bare.communicate(timeout=10.0)[0])
+    if process.returncode != 0:
+        raise RuntimeError(f"the practice ended with exit code {process.returncode}; its messages are above")
+    elapsed = time.monotonic() - start
+    stolen = stolen_seconds() - stolen
+    loops = json.loads((session / "loops.json").read_text())
     actor, simulator, learner_node = loops["actor_node"], loops["sim_node"], loops.get("learner_node", {})
     return {
         "period_error_p99_ms": actor["period_error_p99_ms"],

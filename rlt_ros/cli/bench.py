@@ -2,6 +2,7 @@
 
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
+  rlt bench control --minutes 1 --learner   # also whether the learner disturbs the loop: five practices
   rlt bench learner --json learner.json     # updates/s against Stable-Baselines3 and against bare matrix products
   rlt bench learner --token 2048 --batch 128
   rlt bench learner --device cuda
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, metavar="S", help="weights, replay: how long (default: 60 and 10)"
     )
     parser.add_argument("--minutes", type=float, default=2.0, help="control: of critical phase (default: 2)")
+    parser.add_argument(
+        "--learner", action="store_true", help="control: also with the learner idle and at full load, in turns"
+    )
     parser.add_argument("--session", type=Path, help="control: keep the practice session here (default: thrown away)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="learner: where (default: cpu)")
     parser.add_argument("--rounds", type=int, default=15, help="learner: turns of each contestant (default: 15)")

@@ -8,6 +8,10 @@ import numpy as np
 
 from rlt_ros.core.chunks import Chunk, Source
 
+# A command has actions for so many ticks after its own, for a controller whose next command comes late: the two periods
+# after which a watchdog stops a robot.
+BRIDGED_TICKS = 2
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -114,8 +118,8 @@ class SafetyGate:
         return True
 
     def step(self, tick: int, now_s: float, proprio: np.ndarray | None) -> Chunk:
-        """What the controller gets for `tick` and, as far as the candidate reaches, for the next one, should that one's
-        own command come late; zeros with source HOLD when anything is wrong.
+        """What the controller gets for `tick` and, as far as the candidate reaches, for the next BRIDGED_TICKS, should
+        their own commands come late; zeros with source HOLD when anything is wrong.
 
         now_s: monotonic clock.  proprio: float32 [P] now, None when it is missing or stale.
         """
@@ -133,17 +137,24 @@ class SafetyGate:
         return Chunk(tick, actions, chunk.observation_tick, chunk.source, chunk.episode, chunk.policy_version)
 
     def _next(self, chunk: Chunk, tick: int, action: np.ndarray, proprio: np.ndarray) -> list[np.ndarray]:
-        """The action for the tick after, in a list; empty unless it needs no change from where this one will lead."""
-        if not chunk.covers(tick + 1) or (action != chunk.slice(tick, 1)[0]).any():
+        """The actions for the ticks after, up to the first that needs a change from where those before it will lead."""
+        if (action != chunk.slice(tick, 1)[0]).any():
             return []
-        wanted, counts, reason = chunk.slice(tick + 1, 1)[0], dict(self.counts), self.reason
-        then = np.array(proprio, dtype=np.float64)
-        if self.proprio_needed:
-            then[:3] += action[:3] * self.action_scale[:3]
-        allowed = self._limit_force(self._limit_motion(wanted, then), then)
-        changed = bool(self.reason) or (allowed != wanted).any()
-        self.counts, self.reason = counts, reason  # that tick is counted when it comes
-        return [] if changed else [wanted]
+        last, counts = self._last, dict(self.counts)  # those ticks are counted when they come
+        then, following = np.array(proprio, dtype=np.float64), []
+        for later in range(tick + 1, tick + 1 + BRIDGED_TICKS):
+            if not chunk.covers(later):
+                break
+            if self.proprio_needed:
+                then[:3] += self._last[:3] * self.action_scale[:3]
+            wanted = chunk.slice(later, 1)[0]
+            allowed = self._limit_force(self._limit_motion(wanted, then), then)
+            if self.reason or (allowed != wanted).any():
+                break
+            following.append(wanted)
+            self._last = wanted
+        self._last, self.counts, self.reason = last, counts, ""
+        return following
 
     def estop(self) -> None:
         """Hold until release_estop(), whatever comes."""

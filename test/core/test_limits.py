@@ -42,7 +42,7 @@ def test_what_is_safe_passes_unchanged():
     assert g.reason == "" and not any(g.counts.values())
 
 
-def test_next_tick_is_given_along_only_when_no_limit_would_change_it():
+def test_next_ticks_are_given_along_as_long_as_no_limit_would_change_them():
     def steps(actions, changes=(), **kwargs):
         g = gate(**dict(changes))
         g.offer(chunk(actions=actions), 1.0)
@@ -51,12 +51,16 @@ def test_next_tick_is_given_along_only_when_no_limit_would_change_it():
         return out.actions.tolist()
 
     calm, second = [0.0, 0.0, 0.25, 0.0], [0.0, 0.0, 0.5, 0.0]
-    assert steps([calm, second, second]) == [calm, second]
+    assert steps([calm, second]) == [calm, second]
+    assert steps([calm, second, calm, calm]) == [calm, second, calm]  # a robot stops two periods after the last command
     assert steps([calm]) == [calm]
     assert steps([calm, [0.0, 0.0, 0.5, 2.0]]) == [calm]  # out of range
     assert steps([calm, second], {"max_step_change": 0.25}) == [calm, second]
     assert steps([calm, [0.0, 0.0, -0.25, 0.0]], {"max_step_change": 0.25}) == [calm]
     assert steps([calm, second], place=(0.5, 0.5, 0.996)) == [calm]  # the first stays inside, the second would not
+    assert steps([calm, calm, calm], place=(0.5, 0.5, 0.994)) == [calm, calm]  # the third would not
+    third = [0.0, 0.0, 0.75, 0.0]
+    assert steps([calm, second, third], {"max_step_change": 0.25}) == [calm, second, third]  # each from the one before
 
 
 def test_a_lost_message_is_bridged_with_the_lookahead():

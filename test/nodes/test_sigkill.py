@@ -118,8 +118,8 @@ MOVING = {Source.VLA, Source.ACTOR, Source.HUMAN}
 AUTONOMOUS = {Source.VLA, Source.ACTOR}
 BOUNDS = {
     "actor_node": (2 + 1, MOVING),  # lookahead_steps reaches two ticks further; command_timeout_s is two ticks
-    "safety_node": (1 + 1, MOVING),  # its commands have an action for the next tick, too; then there is silence
-    "proprio_node": (5 + 2, MOVING),  # proprio_timeout_s, and the action for the next tick
+    "safety_node": (2 + 1, MOVING),  # its commands have actions for two more ticks; then there is silence
+    "proprio_node": (5 + 1 + 2, MOVING),  # proprio_timeout_s, and the actions for two more ticks
     "teleop_node": (5 + 2, {Source.HUMAN}),  # HUMAN_TIMEOUT_STEPS
     "operator_node": (15 + 5 + 2, {Source.HUMAN}),  # the gamepad's timeout_s
     "episode_node": (50 + 10 + 2, AUTONOMOUS),  # episode_timeout_s; episode/state may have been heard just before
