@@ -117,8 +117,10 @@ class Commander:
             if self._plan is None or not self._plan.covers(tick) or tick % self.chunk_steps == 0:
                 self._plan = None  # stays so when planning fails: no going on past a boundary
                 self._plan = planned = self._new_plan(tick, proprio)
-            steps = min(self.lookahead_steps, self._plan.end - tick)
-            return Command(self._chunk(tick, self._plan.slice(tick, steps), self._plan.observation_tick,
+            ahead = self._plan.slice(tick, min(self.lookahead_steps, self._plan.end - tick))
+            # At the end of a chunk its last action is repeated: it is the next one's computing that may come late.
+            ahead = np.concatenate((ahead, ahead[-1:].repeat(self.lookahead_steps - len(ahead), 0)))
+            return Command(self._chunk(tick, ahead, self._plan.observation_tick,
                                        self._plan.source, self._plan.policy_version), planned)
         except _Hold as hold:
             self._plan = None
@@ -129,7 +131,7 @@ class Commander:
         self._human_age += 1
         if self._human_age > HUMAN_TIMEOUT_STEPS:
             raise _Hold("human command lost; release or press the dead-man again")
-        return self._chunk(tick, self._human[None], tick, Source.HUMAN, 0)
+        return self._chunk(tick, self._human[None].repeat(self.lookahead_steps, 0), tick, Source.HUMAN, 0)
 
     def _new_plan(self, tick: int, proprio: np.ndarray) -> Chunk:
         if self._offered is not None:

@@ -131,15 +131,15 @@ class SafetyGate:
         if self.reason:
             self._last = np.zeros(self.action_dim, dtype=np.float32)
             self.counts[self.reason] += 1
-            return Chunk(tick, self._last[None], tick, Source.HOLD, chunk.episode if chunk else 0)
+            still = np.zeros((1 + BRIDGED_TICKS, self.action_dim), dtype=np.float32)
+            return Chunk(tick, still, tick, Source.HOLD, chunk.episode if chunk else 0)
         self._last = action
-        actions = np.array([action, *self._next(chunk, tick, action, proprio)])
+        actions = np.array([action, *self._next(chunk, tick, proprio)])
         return Chunk(tick, actions, chunk.observation_tick, chunk.source, chunk.episode, chunk.policy_version)
 
-    def _next(self, chunk: Chunk, tick: int, action: np.ndarray, proprio: np.ndarray) -> list[np.ndarray]:
-        """The actions for the ticks after, up to the first that needs a change from where those before it will lead."""
-        if (action != chunk.slice(tick, 1)[0]).any():
-            return []
+    def _next(self, chunk: Chunk, tick: int, proprio: np.ndarray) -> list[np.ndarray]:
+        """The actions for the ticks after, limited for where those before them will lead; none from the first that would
+        be held."""
         last, counts = self._last, dict(self.counts)  # those ticks are counted when they come
         then, following = np.array(proprio, dtype=np.float64), []
         for later in range(tick + 1, tick + 1 + BRIDGED_TICKS):
@@ -147,12 +147,11 @@ class SafetyGate:
                 break
             if self.proprio_needed:
                 then[:3] += self._last[:3] * self.action_scale[:3]
-            wanted = chunk.slice(later, 1)[0]
-            allowed = self._limit_force(self._limit_motion(wanted, then), then)
-            if self.reason or (allowed != wanted).any():
+            allowed = self._limit_force(self._limit_motion(chunk.slice(later, 1)[0], then), then)
+            if self.reason:
                 break
-            following.append(wanted)
-            self._last = wanted
+            following.append(allowed)
+            self._last = allowed
         self._last, self.counts, self.reason = last, counts, ""
         return following
 

@@ -132,10 +132,18 @@ def test_a_reference_that_comes_between_boundaries_waits_for_the_next():
     assert executed(c, [101, 109, 110]) == [0.101, 0.109, 0.9]
 
 
-def test_lookahead_never_reaches_past_the_end_of_the_chunk():
+def test_lookahead_repeats_the_last_action_past_the_end_of_the_chunk():
     c = commander(lookahead_steps=4)
-    steps = [c.step(t, PROPRIO).candidate.steps for t in range(100, 110)]
-    assert steps == [4, 4, 4, 4, 4, 4, 4, 3, 2, 1]
+    ahead = [c.step(t, PROPRIO).candidate.actions[:, 0] for t in range(100, 110)]
+    assert np.allclose(ahead[6], [0.106, 0.107, 0.108, 0.109])
+    assert np.allclose(ahead[8], [0.108, 0.109, 0.109, 0.109])
+    assert np.allclose(ahead[9], 0.109) and len(ahead[9]) == 4
+
+
+def test_the_humans_action_is_repeated_as_far_as_the_lookahead_reaches():
+    c = commander(lookahead_steps=3)
+    c.set_human(np.full(c.action_dim, 0.5))
+    assert np.allclose(c.step(100, PROPRIO).candidate.actions, 0.5) and c.step(101, PROPRIO).candidate.steps == 3
 
 
 def test_lookahead_bridges_with_the_actions_of_the_following_ticks():

@@ -28,7 +28,7 @@ def stepped(g, action, **kwargs):
 
 
 def held(out, g, cause):
-    assert out.source is Source.HOLD and not out.actions.any() and out.actions.shape == (1, 4)
+    assert out.source is Source.HOLD and not out.actions.any() and out.actions.shape == (3, 4)
     assert g.reason == cause and g.counts[cause] >= 1
 
 
@@ -42,25 +42,28 @@ def test_what_is_safe_passes_unchanged():
     assert g.reason == "" and not any(g.counts.values())
 
 
-def test_next_ticks_are_given_along_as_long_as_no_limit_would_change_them():
+def test_next_ticks_are_given_along_limited_for_where_they_lead():
     def steps(actions, changes=(), **kwargs):
         g = gate(**dict(changes))
         g.offer(chunk(actions=actions), 1.0)
         out = g.step(100, 1.0, proprio(**kwargs))
-        assert g.counts["range"] + g.counts["step_change"] + g.counts["workspace"] + g.counts["force"] <= 1
+        assert not any(g.counts.values())  # ticks to come are counted when they come
         return out.actions.tolist()
 
-    calm, second = [0.0, 0.0, 0.25, 0.0], [0.0, 0.0, 0.5, 0.0]
-    assert steps([calm, second]) == [calm, second]
-    assert steps([calm, second, calm, calm]) == [calm, second, calm]  # a robot stops two periods after the last command
+    def rise(z):
+        return [0.0, 0.0, z, 0.0]
+
+    calm, second = rise(0.25), rise(0.5)
     assert steps([calm]) == [calm]
-    assert steps([calm, [0.0, 0.0, 0.5, 2.0]]) == [calm]  # out of range
-    assert steps([calm, second], {"max_step_change": 0.25}) == [calm, second]
-    assert steps([calm, [0.0, 0.0, -0.25, 0.0]], {"max_step_change": 0.25}) == [calm]
-    assert steps([calm, second], place=(0.5, 0.5, 0.996)) == [calm]  # the first stays inside, the second would not
-    assert steps([calm, calm, calm], place=(0.5, 0.5, 0.994)) == [calm, calm]  # the third would not
-    third = [0.0, 0.0, 0.75, 0.0]
-    assert steps([calm, second, third], {"max_step_change": 0.25}) == [calm, second, third]  # each from the one before
+    assert steps([calm, second, calm, calm]) == [calm, second, calm]  # a robot stops two periods after the last command
+    assert steps([calm, [0.0, 0.0, 0.5, 2.0]]) == [calm, [0.0, 0.0, 0.5, 1.0]]  # range
+    assert steps([calm, rise(-0.5), rise(-0.5)], {"max_step_change": 0.25}) == [calm, rise(0.0), rise(-0.25)]
+    assert steps([calm, second, calm], place=(0.5, 0.5, 0.996)) == [calm, rise(0.0), rise(0.0)]  # the wall ahead
+
+
+def test_a_hold_reaches_as_far_as_a_motion():
+    g = gate()
+    assert g.step(100, 1.0, proprio()).actions.tolist() == [[0.0] * 4] * 3 and g.counts["no_command"] == 1
 
 
 def test_a_lost_message_is_bridged_with_the_lookahead():
@@ -141,8 +144,8 @@ def test_actions_out_of_range_are_clipped_and_counted():
 def test_a_jump_from_one_tick_to_the_next_is_limited():
     g = gate(max_step_change=0.25)
     g.offer(chunk(actions=[[1.0, -1.0, 0.1, 0.0]] * 3), 1.0)
-    assert np.allclose(g.step(100, 1.0, proprio()).actions, [[0.25, -0.25, 0.1, 0.0]])
-    assert np.allclose(g.step(101, 1.0, proprio()).actions, [[0.5, -0.5, 0.1, 0.0]])
+    assert np.allclose(g.step(100, 1.0, proprio()).actions[0], [0.25, -0.25, 0.1, 0.0])
+    assert np.allclose(g.step(101, 1.0, proprio()).actions[0], [0.5, -0.5, 0.1, 0.0])
     assert g.counts["step_change"] == 2
 
 
@@ -239,7 +242,7 @@ JOINTS = {"workspace_lower": None, "workspace_upper": None, "max_force": None}
 def test_a_task_without_a_tool_says_so_and_is_limited_in_range_step_and_age_only():
     g = SafetyGate(Limits.from_mapping(VALUES | JOINTS | {"max_step_change": 0.5}), 2, [1.0, 1.0])
     g.offer(Chunk(100, np.array([[2.0, -0.1]] * 3), 95, Source.ACTOR), 1.0)
-    assert np.allclose(g.step(100, 1.0, np.array([9.0])).actions, [[0.5, -0.1]])
+    assert np.allclose(g.step(100, 1.0, np.array([9.0])).actions[0], [0.5, -0.1])
     assert g.counts["range"] == g.counts["step_change"] == 1
     assert g.step(101, 1.1, np.array([9.0])).source is Source.HOLD and g.reason == "stale"
 

@@ -181,16 +181,11 @@ def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):
     assert "human command lost" in driven.node.hold_reason
 
 
-def test_candidate_carries_a_lookahead_within_its_chunk(graph, driven):
+def test_candidate_carries_a_lookahead(graph, driven):
     driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
     driven.until(graph, Phase.APPROACH, lambda: len(driven.planned) > 3, "chunks")
-    plans = {
-        tick: plan for plan in driven.planned for tick in range(plan.tick, plan.tick + plan.steps)
-    }  # the newest of each
-    moving = [msg for msg in driven.candidates if msg.source == Source.VLA and msg.tick in plans]
-    assert max(msg.steps for msg in moving) == 3
-    for msg in moving:
-        assert msg.steps <= 3 and msg.tick + msg.steps <= plans[msg.tick].tick + 10
+    moving = [msg for msg in driven.candidates if msg.source == Source.VLA]
+    assert len(moving) > 10 and {msg.steps for msg in moving} == {3}
 
 
 def test_messages_of_the_wrong_size_are_dropped(graph, driven, peer):
