@@ -18,8 +18,8 @@ class Process:
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
-    modules: libraries that are slow to load and harmless to share (no threads, no files, no displays): a supervisor loads
-        them once for all.
+    modules: libraries that are slow to load and start no threads: a supervisor loads them once for all that need some.
+        rclpy is not among them (docs/decisions/0017-zygote.md). None: each loads its own.
     threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
     """
 
@@ -27,7 +27,7 @@ class Process:
     where: str = ""
     person: str = ""
     work: str = "ordinary"
-    modules: tuple[str, ...] = ("rlt_ros.ros.node", "rlt_ros.ros.conversions")
+    modules: tuple[str, ...] | None = None
     threads: int = 1
     package: str = PACKAGE
     remappings: tuple[tuple[str, str], ...] = ()
@@ -38,8 +38,6 @@ class Process:
         return {"RLT_WORK": self.work, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-_TORCH = ("rlt_ros.ros.node", "rlt_ros.ros.conversions", "torch")
-
 TABLE = (
     Process("sim_node", where="sim", work="control"),
     # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
@@ -48,13 +46,13 @@ TABLE = (
     Process("operator_node", where="sim", person="simulated"),
     Process("camera_node"),
     Process("proprio_node", work="control"),
-    Process("vla_node", work="control", modules=(*_TORCH, "rlt_ros.vla.pi0")),
+    Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
     Process("teleop_node", work="control"),
-    Process("actor_node", work="control", modules=_TORCH),
+    Process("actor_node", work="control", modules=("torch",)),
     Process("safety_node", work="control"),
     Process("episode_node"),
     Process("replay_node"),
-    Process("learner_node", work="background", modules=(*_TORCH, "torch.fx.experimental.proxy_tensor")),
+    Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor")),
 )
 
 

@@ -4,7 +4,7 @@
         while not supervisor.dead():
             ...
 
-Nodes of this package are copies of one process that has their libraries loaded (zygote.py), others are executed.
+Processes with torch are copies of one that has it loaded (zygote.py), others are executed.
 Each process has its own group (a Ctrl-C reaches the supervisor only, which then stops them in order) and its own log.
 There is no restart policy: a node that died is reported, the others hold the robot still.
 """
@@ -69,8 +69,7 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
         if not executable.is_file():
             raise FileNotFoundError(f"no executable {executable}; build the package: make build")
         argv = [str(executable), *processes.arguments(process, files, shared, namespace)]
-        modules = process.modules if process.package == processes.PACKAGE else None
-        found.append(Command(process.name, argv, process.environment(), modules))
+        found.append(Command(process.name, argv, process.environment(), process.modules))
     return found
 
 

@@ -1,7 +1,8 @@
 """Start Python programs as copies of a process that has their libraries loaded already.
 
-Every node needs rclpy, three of them torch, and the VLA transformers besides: twenty seconds on two cores when each
-process loads its own, and again after each death. A zygote loads them once and forks.
+Three nodes need torch, and the VLA transformers besides: many seconds on two cores when each process loads its own, and
+again after each death. A zygote loads them once and forks. Only a process with one thread may be copied: where a library
+has started others, the program is executed after all.
 
     with Zygote(["numpy", "torch"], log) as zygote:
         process = zygote.start("actor_node", ["lib/rlt_ros/actor_node", "--ros-args"], environment, log)
@@ -141,10 +142,11 @@ def serve(connection: socket.socket, modules: Sequence[str]) -> None:
         wanted = json.loads(request)
         for module in wanted["modules"]:
             load(module)
+        alone = len(os.listdir("/proc/self/task")) == 1
         pid = fork()
         if pid == 0:
             connection.close()
-            become(wanted)
+            become(wanted, alone)
             return
         connection.send(json.dumps({"pid": pid}).encode())
 
@@ -179,10 +181,12 @@ def fork() -> int:
     return pid
 
 
-def become(wanted: dict) -> None:
-    """Be the program that was asked for, as if it had been executed; what it raises, SystemExit too, is the caller's."""
+def become(wanted: dict, alone: bool) -> None:
+    """Be the program that was asked for, as if it had been executed; what it raises, SystemExit too, is the caller's.
+
+    alone: nothing but this thread was lost in the fork; otherwise the program is executed indeed.
+    """
     os.setpgid(0, 0)
-    show_as(wanted["name"], wanted["argv"])
     log = os.open(wanted["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -190,6 +194,10 @@ def become(wanted: dict) -> None:
     os.environ.clear()
     os.environ.update(wanted["environment"])
     os.chdir(wanted["cwd"])
+    if not alone:
+        print("the zygote has threads; without it", file=sys.stderr, flush=True)
+        os.execve(sys.executable, [sys.executable, *wanted["argv"]], wanted["environment"])
+    show_as(wanted["name"], wanted["argv"])
     sys.argv = wanted["argv"]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

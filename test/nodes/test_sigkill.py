@@ -97,7 +97,7 @@ def test_checkpoint_of_a_killed_learner_always_loads(python, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result | {"saved": 0} == {"killed": LEARNER_KILLS, "saved": 0, "lost": 0, "unreadable": 0}, done.stderr
-    assert result["saved"] > 3 * LEARNER_KILLS
+    assert result["saved"] > LEARNER_KILLS
 
 
 # --- the whole graph

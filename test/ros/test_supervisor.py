@@ -112,7 +112,6 @@ def script(tmp_path: Path):
 
 def test_a_copy_is_the_program_with_its_libraries_loaded(script, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("KEPT", "1")
-    assert "colorsys" not in sys.modules
     command = script("a_long_name_of_a_node", SAYS, "--ros-args", "-p", modules=["no_such_module", "colorsys"], OWN="2")
     with Supervisor([command], tmp_path) as supervisor:
         wait_for(supervisor.dead, "the end")
@@ -124,6 +123,16 @@ def test_a_copy_is_the_program_with_its_libraries_loaded(script, tmp_path: Path,
             "a_long_name_of_",
             "True",
         ]
+
+
+def test_what_starts_threads_is_not_copied_but_executed(script, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "threaded.py").write_text("import threading, time\n"
+                                          "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    with Supervisor([script("a", SAYS, modules=["threaded", "colorsys"])], tmp_path) as supervisor:
+        wait_for(supervisor.dead, "the end")
+        assert supervisor.dead()[0].code == 3
+        assert "loaded False main True" in supervisor.log("a").read_text()
 
 
 def test_a_traceback_ends_the_copy_with_exit_code_1_and_stands_in_its_log(script, tmp_path: Path) -> None:
