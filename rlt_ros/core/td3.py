@@ -173,6 +173,19 @@ class TD3:
             self._move_targets()
         return metrics | self._newest
 
+    def record(self) -> None:
+        """Record the gradients now, for batches of the configured size, rather than at the first update."""
+        dims, rows, before = self.dims, self.config.batch_size, self.generator.get_state()
+        shapes = {"token": (dims.token,), "proprio": (dims.rl_proprio,), "reference": (dims.chunk, dims.action)}
+        batch = {name: torch.zeros(rows, *shape) for name, shape in shapes.items()} | {"action": torch.zeros(
+            rows, dims.chunk, dims.action)}
+        batch |= {f"next_{name}": batch[name].clone() for name in shapes}
+        batch |= {name: torch.zeros(rows) for name in ("chunk_return", "discount", "terminated")}
+        batch = {name: value.to(self.device) for name, value in batch.items()}
+        self._critic_gradients(self._critic_inputs(batch))
+        self._actor_gradients(self._actor_inputs(batch))
+        self.generator.set_state(before)
+
     def target(self, batch: dict[str, Tensor]) -> Tensor:
         """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise
 
@@ -243,17 +256,22 @@ class TD3:
         names = [f"{part}/{name}" for name, _ in getattr(self, part).named_parameters()]
         return {name: values[name].detach().requires_grad_() for name in names}
 
+    def _critic_inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._values | {name: batch[name] for name in _OF_CRITIC} | self._chance(batch)
+
+    def _actor_inputs(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        seen = torch.rand(len(batch["reference"]), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
+        chosen = {"seen": seen.to(self.device), "beta": torch.tensor(self.anchor_weight()).to(self.device)}
+        return self._values | {name: batch[name] for name in _OF_ACTOR} | chosen
+
     def _update_critic(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        inputs = self._values | {name: batch[name] for name in _OF_CRITIC} | self._chance(batch)
-        *gradients, figures = self._critic_gradients(inputs)
+        *gradients, figures = self._critic_gradients(self._critic_inputs(batch))
         figures = dict(zip(CRITIC_FIGURES, figures.tolist(), strict=True))
         self._descend(gradients, figures["critic_grad"], self.critic, self.critic_optimiser)
         return figures
 
     def _update_actor(self, batch: dict[str, Tensor]) -> dict[str, float]:
-        seen = torch.rand(len(batch["reference"]), 1, 1, generator=self.generator) >= self.config.dropout  # [B, 1, 1]
-        chosen = {"seen": seen.to(self.device), "beta": torch.tensor(self.anchor_weight()).to(self.device)}
-        *gradients, figures = self._actor_gradients(self._values | {name: batch[name] for name in _OF_ACTOR} | chosen)
+        *gradients, figures = self._actor_gradients(self._actor_inputs(batch))
         figures = dict(zip(ACTOR_FIGURES, figures.tolist(), strict=True))
         self._descend(gradients, figures["actor_grad"], self.actor, self.actor_optimiser)
         return figures
