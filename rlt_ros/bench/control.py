@@ -12,7 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-
 # Hyper-parameters with which the learner never trains, and with which it always does.
 IDLE = {"utd": 0.0}
 FULL = {"utd": 1e6, "max_backlog": 10**9}

@@ -114,6 +114,7 @@ class Zygote:
                 self._socket.send(json.dumps(request).encode())
                 answer = self._socket.recv(_MESSAGE)
             except OSError as error:
+                self._process.kill()  # its answer, should it come yet, would be taken for that to the next request
                 raise OSError(f"{name} was not started: the zygote (pid {self._process.pid}) does not answer: {error}") from error
         if not answer:
             raise OSError(f"{name} was not started: the zygote ended with exit code {self._process.wait()}")

@@ -72,7 +72,8 @@ for _ in range(kills):
         live(write)
     os.close(write)
     pipe = os.fdopen(read)
-    saved = max(saved, int(pipe.readline()))
+    for _ in range(4):  # the first updates of a life are slow: their recording is made
+        saved = max(saved, int(pipe.readline()))
     time.sleep(chance.uniform(0.0, 0.1))
     os.kill(child, signal.SIGKILL)
     killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -97,7 +98,7 @@ def test_checkpoint_of_a_killed_learner_always_loads(python, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result | {"saved": 0} == {"killed": LEARNER_KILLS, "saved": 0, "lost": 0, "unreadable": 0}, done.stderr
-    assert result["saved"] > LEARNER_KILLS
+    assert result["saved"] > 3 * LEARNER_KILLS
 
 
 # --- the whole graph
@@ -131,7 +132,7 @@ BOUNDS = {
 KILLS_EACH = 2
 DRIFT_M = 0.001  # the arm settles; at full speed it goes so far in one tick
 JUMP_M = 0.005
-LEARNS_AGAIN_S = 5.0  # from its first weights; loading torch before that takes what the machine makes of it
+LEARNS_AGAIN_S = 5.0  # from its start on
 PATIENCE_S = 180.0  # for what takes seconds on an idle machine
 WATCHED_S = 0.6  # beyond the bound, before the dead process is started again
 
@@ -289,7 +290,7 @@ def test_killed_processes_lose_no_transition_move_no_robot_and_come_back(practic
             learned_s = next(when for when, updates, _ in again() if updates > first)
             assert first > 0  # not from the beginning
             learning.append((round(resumed_s - restarted_s, 2), round(learned_s - restarted_s, 2)))
-            assert learned_s - resumed_s < LEARNS_AGAIN_S
+            assert learned_s - restarted_s < LEARNS_AGAIN_S
         practice.until(lambda: practice.active.get(victim, 0.0) > restarted_s, f"{victim} to come back")
         if victim == "teleop_node":  # who steered when it died lets the robot go on by a touch of the dead-man
             practice.touch_dead_man()
