@@ -107,10 +107,10 @@ def test_weights_are_followed_from_publish_to_use_over_dds(python):
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["metrics"]
-    assert found["versions"] >= 2 and found["learner_updates_per_s"] > 0
+    assert found["versions"] >= 1 and found["learner_updates_per_s"] > 0
     for name in ("accepted", "boundary", "used"):
         assert 0 < found[f"{name}_p50_ms"] <= found[f"{name}_p99_ms"] <= found[f"{name}_max_ms"]
-    assert found["used_p50_ms"] > found["accepted_p50_ms"]
+    assert found["used_max_ms"] > found["boundary_max_ms"]  # of one version: longer by the way to the actor
 
 
 def test_moments_of_weights_are_joined_by_version_and_a_half_written_line_is_left(tmp_path):
