@@ -79,8 +79,8 @@ def journal(args: argparse.Namespace, task) -> dict:
             finally:
                 book.close()
             figures |= {
-                f"insert{name}_per_s": rate,
-                f"insert{name}_over_one_robot": rate / ROBOT_PER_S,
+                f"transitions{name}_per_s": rate,
+                f"transitions{name}_over_one_robot": rate / ROBOT_PER_S,
                 f"insert{name}_p99_ms": 1e3 * percentile(each, 99),
                 f"insert{name}_max_ms": 1e3 * max(each),
             }
@@ -121,7 +121,7 @@ def memory(args: argparse.Namespace, task) -> dict:
     per_step = (resident[2] - resident[1]) / half
     gib = (resident[1] - resident[0] + per_step * (MILLION - half)) / 2**30
     return {
-        "memory_per_step_bytes": per_step,
+        "bytes_per_step": per_step,
         "memory_1m_steps_gib": gib,
         "memory_over_fp16_tokens": gib * 2**30 / (2.0 * args.token * MILLION),
         "steps_stored": len(buffer),

@@ -40,9 +40,9 @@ def measure(args: argparse.Namespace) -> dict:
         moments = run_graph(args, Path(folder))
     found: dict = {"versions": len(moments)}
     for name, first, last in (
-        ("accepted", "published", "accepted"),
-        ("boundary", "accepted", "used"),  # the wait for the end of the chunk that is under way
-        ("used", "published", "used"),
+        ("publish_to_use", "published", "accepted"),  # from here on every new chunk is computed with it
+        ("use_to_boundary", "accepted", "used"),  # the wait for the end of the chunk that is under way
+        ("publish_to_first_chunk", "published", "used"),
     ):
         ms = [(m[last] - m[first]) / 1e6 for m in moments if first in m and last in m]
         found |= {f"{name}_p50_ms": percentile(ms, 50), f"{name}_p99_ms": percentile(ms, 99),

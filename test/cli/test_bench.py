@@ -37,8 +37,8 @@ def test_learner_is_compared_with_matrix_products_and_says_how_to_get_the_other(
     found = measured(capsys, tmp_path, "learner", *TINY)
     assert found["updates_per_s"] > 0 and 0 < found["gemm_fraction"]
     assert found["gemm_gflop_per_s"] > 0 and found["dtype"] == "float32" and found["batch"] == 16
-    assert found["over_stable_baselines3"] is None
-    assert "not installed" in found["stable_baselines3"] and learner.INSTALL in found["stable_baselines3"]
+    assert found["ratio_sb3"] is None
+    assert "not installed" in found["sb3"] and learner.INSTALL in found["sb3"]
 
 
 def test_learner_is_compared_with_another_that_is_installed(capsys, tmp_path, monkeypatch, small):
@@ -65,7 +65,7 @@ def test_learner_is_compared_with_another_that_is_installed(capsys, tmp_path, mo
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
     found = measured(capsys, tmp_path, "learner", *TINY)
-    assert found["over_stable_baselines3"] > 0 and found["stable_baselines3"] == "0"
+    assert found["ratio_sb3"] > 0 and found["sb3"] == "0"
     assert calls.count("add") == 64 and calls.count((2, 16)) == 3  # a warm-up and two rounds
 
 
@@ -82,9 +82,9 @@ def test_products_are_those_of_one_update_and_no_others():
 
 def test_replay_tells_inserts_and_memory(capsys, tmp_path, ros):
     found = measured(capsys, tmp_path, "replay", "--token", "512", "--steps", "600", "--seconds", "0.4", "--batch", "8")
-    for name in ("insert", "insert_fsync"):
-        assert found[f"{name}_per_s"] == pytest.approx(25.0 * found[f"{name}_over_one_robot"])
-        assert found[f"{name}_p99_ms"] > 0
+    for name in ("", "_fsync"):
+        assert found[f"transitions{name}_per_s"] == pytest.approx(25.0 * found[f"transitions{name}_over_one_robot"])
+        assert found[f"insert{name}_p99_ms"] > 0
     assert found["steps_stored"] == 600 and found["sample_ms"] > 0
     assert 1.0 < found["memory_over_fp16_tokens"] < 4.0
 
@@ -108,9 +108,9 @@ def test_weights_are_followed_from_publish_to_use_over_dds(python):
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)["metrics"]
     assert found["versions"] >= 1 and found["learner_updates_per_s"] > 0
-    for name in ("accepted", "boundary", "used"):
+    for name in ("publish_to_use", "use_to_boundary", "publish_to_first_chunk"):
         assert 0 < found[f"{name}_p50_ms"] <= found[f"{name}_p99_ms"] <= found[f"{name}_max_ms"]
-    assert found["used_max_ms"] > found["boundary_max_ms"]  # of one version: longer by the way to the actor
+    assert found["publish_to_first_chunk_max_ms"] > found["use_to_boundary_max_ms"]  # of one version: longer by the way to the actor
 
 
 def test_moments_of_weights_are_joined_by_version_and_a_half_written_line_is_left(tmp_path):
