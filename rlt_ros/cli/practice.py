@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
+            signal.signal(number, interrupt)
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
     resumed = (session / "config.yaml").is_file()
@@ -82,6 +84,15 @@ def run(args: argparse.Namespace) -> int:
         print_comparison(evaluations)
     print(f"report: {report.write_report(session)}")
     return code
+
+
+def interrupt(_number: int, _frame: object) -> None:
+    """Handle a signal: raise KeyboardInterrupt, and remember it, for what is raised within a callback can get lost."""
+    interrupt.came = True
+    raise KeyboardInterrupt
+
+
+interrupt.came = False
 
 
 def only_user(session: Path):
@@ -175,6 +186,8 @@ def practise(session: Path, args: argparse.Namespace) -> int:
             supervisor.start()
             while not dead and not watch.picture.person_is_done:
                 executor.spin_once(0.1)
+                if interrupt.came:
+                    raise KeyboardInterrupt
                 display.show(watch.picture)
                 dead = supervisor.dead()
     finally:

@@ -30,9 +30,9 @@ def task(tmp_path) -> Path:
 class Practice:
     """The command, running."""
 
-    def __init__(self, python: str, session: Path, *arguments: str) -> None:
+    def __init__(self, python: str, session: Path, *arguments: str, before: str = "") -> None:
         self.session = session
-        code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
+        code = f"{before}\nimport sys; from rlt_ros.cli.main import main; sys.exit(main())"
         self.process = subprocess.Popen(
             [python, "-c", code, "practice", "--session", str(session), "--no-eval", *arguments],
             stdout=subprocess.PIPE,
@@ -75,9 +75,18 @@ class Practice:
 def practise(python, tmp_path, task, checkpoint):
     running = []
 
-    def started(*arguments: str) -> Practice:
+    def started(*arguments: str, before: str = "") -> Practice:
         running.append(
-            Practice(python, tmp_path / "session", "--task", str(task), "--model", str(checkpoint), *arguments)
+            Practice(
+                python,
+                tmp_path / "session",
+                "--task",
+                str(task),
+                "--model",
+                str(checkpoint),
+                *arguments,
+                before=before,
+            )
         )
         return running[-1]
 
@@ -119,6 +128,30 @@ def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tm
     assert "the session is kept" in output
     wait_for_the_end(nodes)
     assert (tmp_path / "session" / "report.html").is_file()
+
+
+# Ctrl-C at a moment when what it raises is printed and forgotten: while an object is being deleted.
+LOSE = """
+import os, signal
+from rlt_ros.cli.practice import Display
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+show = Display.show
+def shown(self, picture):
+    show(self, picture)
+    Display.show = show
+    Deleted()
+Display.show = shown
+"""
+
+
+def test_an_interruption_is_not_lost_where_its_exception_is(practise):
+    practice = practise(before=LOSE)
+    code, output = practice.end()
+    assert code == 130 and "Exception ignored" in output and "the session is kept" in output, output
 
 
 def test_sigterm_ends_it_cleanly_where_ctrl_c_is_ignored(practise):
