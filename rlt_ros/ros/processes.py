@@ -38,21 +38,23 @@ class Process:
         return {"RLT_WORK": self.work, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+# In the order in which a supervisor starts them: what is ready soon loads beside the libraries of the others, and the
+# simulator comes last, as it takes half a core from then on.
 TABLE = (
-    Process("sim_node", where="sim", work="control"),
     # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
     Process("joy_node", package="joy", person="human",
             parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
     Process("operator_node", where="sim", person="simulated"),
     Process("camera_node"),
     Process("proprio_node", work="control"),
-    Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
     Process("teleop_node", work="control"),
-    Process("actor_node", work="control", modules=("torch",)),
     Process("safety_node", work="control"),
     Process("episode_node"),
     Process("replay_node"),
+    Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
+    Process("actor_node", work="control", modules=("torch",)),
     Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor")),
+    Process("sim_node", where="sim", work="control"),
 )
 
 

@@ -79,10 +79,14 @@ class Supervisor:
     # Each stage of stopping: signal, and how long to wait for all processes together.
     STAGES = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 
+    # Between processes that are started while the zygote loads for others, which is what takes longest: on two cores they
+    # have one for themselves, and loading takes each about a second.
+    PACE_S = 0.6
+
     def __init__(self, start: Sequence[Command], log_dir: Path) -> None:
-        """Logs go to log_dir/<name>.log, appended, so that a resumed session keeps its history."""
-        # Those that need the most libraries first: once the simulator runs, all loading is slow on two cores.
-        self._commands = sorted(start, key=lambda command: -len(command.modules or ()))
+        """Processes are started in the order given; logs go to log_dir/<name>.log, appended: a resumed session keeps its
+        history."""
+        self._commands = tuple(start)
         self._log_dir = Path(log_dir)
         self._running: dict[str, subprocess.Popen | Copy] = {}
         self._zygote: Zygote | None = None
@@ -111,9 +115,11 @@ class Supervisor:
     def start(self) -> None:
         """Start what does not run; OSError when a command cannot be started."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        for command in self._commands:
+        for i, command in enumerate(self._commands):
             if command.name not in self._running:
                 self._running[command.name] = self._spawn(command)
+                if command.modules is None and any(later.modules for later in self._commands[i:]):
+                    time.sleep(self.PACE_S)
 
     def restart(self, name: str) -> None:
         """Start the process called `name` again after its death; RuntimeError when it is alive."""

@@ -44,7 +44,7 @@ class TracedVLA:
         """As FrozenVLA.infer."""
         if not self.traced:
             return self._vla.infer(images, proprio)
-        with torch.no_grad():
+        with torch.no_grad(), torch.jit.optimized_execution(False):
             actions, token = self._infer(*self._inputs(images, proprio))
         return actions[0].numpy(), token[0].numpy()
 
@@ -52,7 +52,7 @@ class TracedVLA:
         """As FrozenVLA.tokens; one after another, which costs no more here than a batch."""
         if not self.traced:
             return self._vla.tokens(observations)
-        with torch.no_grad():
+        with torch.no_grad(), torch.jit.optimized_execution(False):
             return np.stack([self._token(self._pixels(*observation)[0])[0].numpy() for observation in observations])
 
     def _pixels(self, images: dict[str, np.ndarray], proprio: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -94,13 +94,13 @@ def _trace(vla: FrozenVLA, pixels: Tensor, state: Tensor, noise: Tensor):
 
     for module in (policy, encoder):
         module.eval().requires_grad_(False)
-    with torch.no_grad(), warnings.catch_warnings():
+    # The optimiser would take longer than the recording, for a twentieth of the speed.
+    with torch.no_grad(), torch.jit.optimized_execution(False), warnings.catch_warnings():
         # The sizes that the tracer warns about are constants here. Its successor, torch.compile, takes a compiler and a
         # minute.
         warnings.simplefilter("ignore")
         traced = []
         for function, inputs in ((infer, (pixels, state, noise)), (token, (pixels,))):
             traced.append(torch.jit.trace(function, inputs, check_trace=False))
-            for _ in range(2):  # the first calls optimise
-                traced[-1](*inputs)
+            traced[-1](*inputs)  # the first call takes longer
         return traced
