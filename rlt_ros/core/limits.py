@@ -165,7 +165,9 @@ class JointGuard:
                 raise ValueError(f"limits: joint '{name}' may move from {lower:.3f} to {upper:.3f} (the margin of"
                                  f" {limits.joint_margin} taken off), expected lower < upper")
         self.velocity = bounds["joint_velocity"]
-        self.most = self.velocity * period_s  # in a tick
+        # As lists: for so few numbers Python is faster than numpy.
+        self.bounds = list(zip(self.lower.tolist(), self.upper.tolist()))
+        self.most = (self.velocity * period_s).tolist()  # in a tick
         self.min_singular_value = limits.min_singular_value
         self.direct = not any(name in LINEAR + ANGULAR for name in action_names)
         rows = self.names if self.direct else LINEAR + ANGULAR
@@ -212,9 +214,13 @@ class _Robot:
 
     place: list[float]  # m, base frame; empty where nothing reads it
     force: list[float]  # N
-    joints: np.ndarray | None  # [n]
-    moves: np.ndarray | None  # [n, A], of JointGuard.at
+    joints: list[float]  # rad or m; empty where they are not watched
+    moves: list[list[float]]  # [n][A], of JointGuard.at
     share: float
+
+    def turned(self, action: list[float]) -> list[float]:
+        """How far `action` moves each joint in a tick."""
+        return [sum([m * a for m, a in zip(row, action)]) for row in self.moves]
 
 
 class SafetyGate:
@@ -424,14 +430,14 @@ class SafetyGate:
         place = proprio[:3].tolist() if self.proprio_needed else []
         force = proprio[i:i + 3].tolist() if limits.max_force is not None else []
         if self.joints is None:
-            return _Robot(place, force, None, None, 1.0)
-        return _Robot(place, force, joints, *self.joints.at(joints))
+            return _Robot(place, force, [], [], 1.0)
+        moves, share = self.joints.at(joints)
+        return _Robot(place, force, joints.tolist(), moves.tolist(), share)
 
     def _advance(self, robot: _Robot, action: list[float]) -> None:
         for axis, i in enumerate(self._xyz if robot.place else ()):
             robot.place[axis] += action[i] * self._scale[i]
-        if robot.moves is not None:
-            robot.joints = robot.joints + robot.moves.dot(action)
+        robot.joints = [q + moved for q, moved in zip(robot.joints, robot.turned(action))]
 
     def _allow(self, chunk: Chunk, tick: int, robot: _Robot) -> list[float]:
         """The action of `tick`, limited; sets `reason` when it may not be carried out at all."""
@@ -504,22 +510,24 @@ class SafetyGate:
             return action
         if robot.share < 1.0:
             action = self._changed("singularity", action, [a * robot.share for a in action])
-        moved = robot.moves.dot(action)
-        fastest = float((np.abs(moved) / guard.most).max())
+        turned = robot.turned(action)
+        fastest = max([abs(turn) / most for turn, most in zip(turned, guard.most)])
         if fastest > _EXACT:
             self.counts["joint_velocity"] += 1
-            action, moved = [a / fastest for a in action], moved / fastest
-        after = robot.joints + moved
-        beyond = (after > guard.upper) & (moved > _STILL_RAD) | (after < guard.lower) & (moved < -_STILL_RAD)
-        if not beyond.any():
+            action, turned = [a / fastest for a in action], [turn / fastest for turn in turned]
+        beyond = [
+            i for i, (q, turn, (lower, upper)) in enumerate(zip(robot.joints, turned, guard.bounds))
+            if q + turn > upper and turn > _STILL_RAD or q + turn < lower and turn < -_STILL_RAD
+        ]
+        if not beyond:
             return action
-        i = int(beyond.argmax())
-        bound = guard.upper[i] if moved[i] > 0 else guard.lower[i]
+        i = beyond[0]
+        bound = guard.bounds[i][turned[i] > 0.0]
         self.detail = f"{guard.names[i]} is at {robot.joints[i]:.3f}, its bound is {bound:.3f}; move it back"
         if not guard.direct:  # one joint less would be a motion of the tool that nobody asked for
             self.reason = "joint_limit"
             return action
-        names = [guard.names[j] for j in np.flatnonzero(beyond)]
+        names = [guard.names[j] for j in beyond]
         kept = [0.0 if name in names else a for name, a in zip(self.action_names, action)]
         return self._changed("joint_limit", action, kept)
 
