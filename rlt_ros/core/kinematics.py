@@ -78,8 +78,13 @@ class Arm:
         Damped least squares: near a singularity the tip goes less far than asked rather than the joints far. `damping` is
         in the units of the Jacobian's singular values.
         """
-        jacobian = self.jacobian(joints)
-        return jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + damping**2 * np.eye(6), np.asarray(motion, float))
+        return self.inverse(joints, damping)[0] @ np.asarray(motion, float)
+
+    def inverse(self, joints: Sequence[float], damping: float = 0.01) -> tuple[np.ndarray, float]:
+        """[n, 6]: what `step` does with a motion, as a matrix, and the Jacobian's smallest singular value, 0 at a
+        singularity."""
+        left, values, right = np.linalg.svd(self.jacobian(joints), full_matrices=False)
+        return (right.T * (values / (values**2 + damping**2))) @ left.T, float(values[-1])
 
     def _at(self, joints: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         joints = np.asarray(joints, float)

@@ -2,24 +2,42 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from geometry_msgs.msg import TwistStamped
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
 from rlt_ros.core.chunks import Chunk, Source
-from rlt_ros.core.limits import Limits, SafetyGate
-from rlt_ros.msg import ActionChunk, Proprio, SafetyState
+from rlt_ros.core.episode import Phase
+from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, header, proprio_from_msg
 from rlt_ros.ros.node import RltNode
-from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.sim.task import load_task
+
+DESCRIPTION = "robot_description"  # the topic on which a robot's driver says its URDF, and the word for it in `urdf`
+
+# What the operator reads while one of these holds the robot; the others are part of every session.
+EXPLAIN = {
+    "two_publishers": "two nodes send on command/candidate: stop one of them",
+    "teleop_lost": "a person steers, but human/command is silent: is teleop_node alive?",
+    "episode_lost": "an episode runs, but episode/state is silent: is episode_node alive?",
+    "no_joints": "joints are watched, but not known: see driver/joint_states and the robot description",
+    "no_reference": "the actor moves without a reference to compare it with: is vla_node alive?",
+    "joint_limit": "a joint would come too near to its limit",
+}
 
 
 class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
-    Subscribes: command/candidate (ActionChunk), proprio (Proprio).
+    Subscribes: command/candidate (ActionChunk), proprio (Proprio), vla/reference (ActionChunk), human/command
+    (ActionChunk), episode/state, and with `joints` driver/joint_states (JointState) and, where `urdf` says so,
+    robot_description (String).
     Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and with interface
     `twist` driver/delta_twist_cmds (TwistStamped).  Services: safety/stop (latches), safety/release.
     """
@@ -33,14 +51,44 @@ class SafetyNode(RltNode):
         watchdog_phase: float = parameter(
             0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9
         )
-        proprio_timeout_s: float = parameter(0.1, "proprioception older than this stops the robot", unit="s", low=0.02)
+        proprio_timeout_s: float = parameter(
+            0.1, "proprioception, or joint states, older than this stop the robot", unit="s", low=0.02
+        )
         limits: dict = parameter({}, "limits.<name>: replaces the task file's limit of that name")
+        episode_timeout_s: float = parameter(
+            1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s", low=0.3
+        )
+        joints: list[str] = parameter([], "joints that are watched, named as in driver/joint_states; empty: none")
+        urdf: str = parameter(
+            "", f"file of the robot's URDF, or {DESCRIPTION}: the latched topic of that name; empty: there is none"
+        )
+        base_frame: str = parameter("base_link", "frame of the URDF in which the tool's motion is given")
+        tip_frame: str = parameter("tool0", "frame of the URDF that is the tool")
 
     def on_configure_(self) -> None:
-        task = load_task(self.params.task)
+        self.task = task = load_task(self.params.task)
         layout = {"force_index": task.wrench_index}
         self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
-        self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
+        p = self.params
+        self.gate = SafetyGate(
+            self.limits,
+            task.action_names,
+            task.action_scale,
+            self.control.period_s,
+            watch_joints=bool(p.joints),
+            latency_ticks=p.latency_ticks,
+            max_age_ticks=max(p.max_age_ticks, p.latency_ticks) + p.chunk_steps,
+            episode_timeout_s=p.episode_timeout_s,
+        )
+        self.joints: np.ndarray | None = None
+        self.joints_s = -np.inf
+        self.described = self.unusable = ""  # the robot description in use; why the one that came cannot be
+        given = [f"limits.{key}" for key in p.limits if key.startswith("joint_")]
+        given += ["urdf"] if p.urdf else []
+        if given and not p.joints:
+            raise ParameterError(f"'{given[0]}' is set, but 'joints' is empty; name the joints of the arm")
+        if p.joints and p.urdf != DESCRIPTION:
+            self.watch_joints(self.urdf_text() if p.urdf else "")
         self.action_scale = np.asarray(task.action_scale, np.float32)
         if self.params.interface == "twist" and task.action_dim not in (3, 4):
             raise ValueError(
@@ -58,12 +106,38 @@ class SafetyNode(RltNode):
             if self.params.interface == "twist"
             else None
         )
-        self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
+        self.candidates = self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
+        self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
+        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        if p.joints:
+            self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
+            if p.urdf == DESCRIPTION:
+                self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
         self.trigger("safety/stop", self.on_stop)
         self.trigger("safety/release", self.on_release)
         self.every_tick(self.on_watchdog, self.params.watchdog_phase)
         self.every(1.0, lambda: self.report(force=True))
+        self.every(0.2, self.look_for_rivals)
+
+    def urdf_text(self) -> str:
+        """The text of the file `urdf`; ParameterError when it cannot be read."""
+        try:
+            return Path(self.params.urdf).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ParameterError(
+                f"parameter 'urdf' is {self.params.urdf!r}: {error}; expected a URDF file (xacro expanded) or"
+                f" '{DESCRIPTION}'"
+            ) from None
+
+    def watch_joints(self, urdf: str) -> None:
+        """Watch `joints` with the text of a URDF, "" without one; ValueError says what does not fit."""
+        p = self.params
+        self.gate.joints = JointGuard(
+            self.limits, p.joints, self.task.action_names, self.task.action_scale, self.control.period_s,
+            urdf, p.base_frame, p.tip_frame,
+        )  # fmt: skip
 
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
@@ -72,6 +146,54 @@ class SafetyNode(RltNode):
     def on_proprio(self, msg: Proprio) -> None:
         _, self.proprio = proprio_from_msg(msg)
         self.proprio_s = time.monotonic()
+
+    def on_reference(self, msg: ActionChunk) -> None:
+        self.gate.add_reference(chunk_from_msg(msg, self.task.action_dim))
+
+    def on_human(self, msg: ActionChunk) -> None:
+        chunk_from_msg(msg, self.task.action_dim)  # what cannot be read is no sign of life
+        self.gate.hear_human(time.monotonic())
+
+    def on_episode(self, msg: EpisodeState) -> None:
+        self.gate.hear_episode(Phase(msg.phase) in (Phase.APPROACH, Phase.CRITICAL), time.monotonic())
+
+    def on_description(self, msg: String) -> None:
+        if self.gate.joints is not None:
+            if msg.data != self.described:
+                raise ValueError("another robot description than the one in use; restart the safety node to take it")
+            return
+        try:
+            self.watch_joints(msg.data)
+        except ValueError as error:
+            self.unusable = str(error)
+            raise
+        self.described = msg.data
+
+    def on_joint_states(self, msg: JointState) -> None:
+        if self.gate.joints is None:  # no description yet
+            return
+        try:
+            self.joints = self.gate.joints.read(msg.name, msg.position)
+        except ValueError:
+            self.gate.refuse("wrong_joints")
+            raise
+        self.joints_s = time.monotonic()
+
+    def look_for_rivals(self) -> None:
+        """Who sends candidates beside the actor: another node by its name, another of the same name by what it sends.
+
+        The second, because DDS lists the dead process of an actor that was started again for as long as half a minute.
+        """
+        repeated, self.gate.repeated = self.gate.repeated, 0
+        if self.candidates.get_publisher_count() < 2:
+            self.gate.rivals = ""
+            return
+        found = self.get_publishers_info_by_topic(self.candidates.topic_name)
+        names = sorted({f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in found})
+        if len(names) > 1 or repeated:
+            if not self.gate.rivals:
+                self.get_logger().error(f"two nodes command ({', '.join(names)}): the robot is held")
+            self.gate.rivals = f"{len(found)} publishers, of {', '.join(names)}"
 
     def on_candidate(self, msg: ActionChunk) -> None:
         try:
@@ -89,8 +211,9 @@ class SafetyNode(RltNode):
 
     def step(self, tick: int) -> None:
         now_s = time.monotonic()
-        known = now_s - self.proprio_s <= self.params.proprio_timeout_s
-        self.send(self.gate.step(tick, now_s, self.proprio if known else None))
+        oldest_s = now_s - self.params.proprio_timeout_s
+        proprio = self.proprio if self.proprio_s >= oldest_s else None
+        self.send(self.gate.step(tick, now_s, proprio, self.joints if self.joints_s >= oldest_s else None))
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
@@ -133,3 +256,11 @@ class SafetyNode(RltNode):
                     counts=[self.gate.counts[cause] for cause in causes],
                 )
             )
+
+    def on_diagnostics_(self) -> dict:
+        reason, detail = self.gate.reason, self.gate.detail
+        if reason == "no_joints" and self.gate.joints is None:
+            detail = self.unusable or f"no robot description on {DESCRIPTION} yet"
+        self.problem = f"{EXPLAIN[reason]}{f' ({detail})' if detail else ''}" if reason in EXPLAIN else ""
+        counted = {f"gate_{cause}": count for cause, count in self.gate.counts.items() if count}
+        return {"holding": reason, "holding_detail": detail, "estop": self.gate.stopped} | counted

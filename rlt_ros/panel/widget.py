@@ -47,15 +47,37 @@ CAUSES = {
     "wrong_size": "commands refused: wrong number of actions",
     "empty": "commands refused: without any action",
     "old_tick": "commands refused: older than one before",
+    "wrong_joints": "joint states refused: names missing or values not finite",
     "estop": "ticks held: emergency stop",
+    "two_publishers": "ticks held: two nodes sent commands",
     "no_command": "ticks held: nobody has commanded yet",
     "stale": "ticks held: the newest command was too old",
     "exhausted": "ticks held: the command had no action for them",
+    "teleop_lost": "ticks held: the gamepad's node fell silent while somebody steered",
+    "episode_lost": "ticks held: the episode's node fell silent",
     "no_proprio": "ticks held: no fresh proprioception",
+    "no_joints": "ticks held: no fresh joint positions, or no robot description",
+    "no_reference": "ticks held: no reference to compare the actor with",
     "force": "ticks held or changed: the force was over its limit",
+    "retreat": "ticks changed: the arm backed off from a force",
+    "deviation": "ticks changed: the actor went too far from the reference",
     "range": "ticks changed: an action was over its range",
+    "velocity": "ticks changed: the tool would have been too fast",
     "step_change": "ticks changed: an action jumped",
+    "acceleration": "ticks changed: the tool would have been jerked",
     "workspace": "ticks changed: the motion led out of the workspace",
+    "singularity": "ticks slowed down: the arm is nearly stretched or folded",
+    "joint_velocity": "ticks slowed down: a joint would have been too fast",
+    "joint_limit": "ticks held or changed: a joint came too near to its limit",
+}
+HELD = {  # where underscores for spaces are not enough
+    "estop": "emergency stop",
+    "two_publishers": "two nodes command",
+    "teleop_lost": "gamepad node lost",
+    "episode_lost": "episode node lost",
+    "no_joints": "joints unknown",
+    "joint_limit": "a joint's limit",
+    "force": "force over its limit",
 }
 SIGNS = {0: "ok", 1: "warn", 2: "error", 3: "silent"}
 
@@ -176,11 +198,12 @@ class Panel(QtWidgets.QWidget):
             Source.VLA: "VLA",
             Source.HOLD: "Hold",
         }
+        why = HELD.get(s.reason, s.reason.replace("_", " "))
         below = {
             Source.HUMAN: "somebody steers",
             Source.ACTOR: "the practised policy",
             Source.VLA: "the frozen reference",
-            Source.HOLD: f"held still: {s.reason.replace('_', ' ')}" if s.reason else "held still",
+            Source.HOLD: f"held still: {why}" if why else "held still",
         }
         self.driver.show_(names[s.source], below[s.source], themes.driver(self.theme, s.source))
 

@@ -45,10 +45,9 @@ class EpisodeResult:
         return self.outcome is Outcome.SUCCESS
 
 
-def gate_limits(task: Task, period_s: float) -> Limits:
+def gate_limits(task: Task) -> Limits:
     """The safety gate's limits for a task in the simulator."""
-    simulator = {"action_limit": 1.0, "max_step_change": 2.0, "command_timeout_s": 2 * period_s}
-    return Limits.from_mapping({**simulator, "force_index": task.wrench_index, **task.limits})
+    return Limits.from_mapping({"force_index": task.wrench_index, **task.limits})
 
 
 class LockStep:
@@ -64,7 +63,10 @@ class LockStep:
         if policy is not None:
             self.commander.offer_policy(policy, 1)
         self.machine = EpisodeMachine(round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate))
-        self.gate = SafetyGate(gate_limits(self.task, self.period_s), self.task.action_dim, self.task.action_scale)
+        self.gate = SafetyGate(
+            gate_limits(self.task), self.task.action_names, self.task.action_scale, self.period_s,
+            latency_ticks=timing.latency_ticks, max_age_ticks=timing.max_age_ticks + timing.chunk_steps,
+        )  # fmt: skip
         self.tick = 0
 
     def run(self, seed: int, recorder: EpisodeRecorder | None = None) -> EpisodeResult:
@@ -90,6 +92,7 @@ class LockStep:
                 reference, token, frame, at_frame = due.pop(0)[1]
                 chunk = Chunk(frame, reference, frame, Source.VLA, machine.episode)
                 commander.add_reference(chunk)
+                self.gate.add_reference(chunk)
                 commander.add_state(frame, token, at_frame)
                 if recorder:
                     recorder.add_reference(chunk)

@@ -210,7 +210,7 @@ def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, s
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('episode_node'))"
     run = lambda: subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)  # noqa: E731
     node = start(ActorNode, exploration_std=0.0)
-    start(SafetyNode, limits__action_limit=1.0, limits__max_step_change=2.0, limits__command_timeout_s=0.2)
+    start(SafetyNode, limits__action_limit=1.0, limits__max_step_change=2.0, limits__command_timeout_s=0.2, limits__slow_watchdog=True)
     executed = peer.hear(ActionChunk, "command/executed")
     states = peer.hear(EpisodeState, "episode/state", qos.STATE)
     proprio = peer.say(Proprio, "proprio", qos.SENSOR)

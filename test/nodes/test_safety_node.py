@@ -3,10 +3,16 @@
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
@@ -14,29 +20,85 @@ from rlt_ros.core.episode import Phase
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import qos
+from rlt_ros.sim.task import task_folder
 
 LIMITS = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04}
 UP = [0.0, 0.0, 0.5, 0.0]
+FORCE = 8  # place of Fx in the Ethernet task's proprioception
+URDF = Path(__file__).resolve().parents[2] / "rlt_ros" / "sim" / "assets" / "ethernet.urdf"
+PROPRIO = np.array([0.45, 0.0, 0.08, 0.0] + 10 * [0.0], np.float32)  # inside the workspace, no force
+JOINTS = [f"joint{i}" for i in range(1, 7)]
+READY = [0.0, 0.2, -0.3, 0.1, 0.05, 0.2]
+WATCHED = {"joints": JOINTS, "tip_frame": "tcp", "limits__joint_margin": 0.1, "limits__min_singular_value": 0.05}
 
 
 @pytest.fixture
-def gate(start, peer):
-    """An active safety node; `drive()` sends proprioception and a candidate for the present tick."""
-    node = start(SafetyNode, **LIMITS)
+def gate(gates):
+    """A gate with the limits of the Ethernet task."""
+    return gates()
+
+
+@pytest.fixture
+def gates(start, peer):
+    """gates(**parameters): an active safety node; `drive()` sends proprioception and a candidate for the present tick."""
+
+    def made(**parameters):  # noqa: ANN202
+        return driven_by(peer, start(SafetyNode, **parameters))
+
+    return made
+
+
+def driven_by(peer, node):
+    """`node`, with what it executed in `heard`, its reasons in `reasons`, and `drive`."""
     node.heard = peer.hear(ActionChunk, "command/executed")
+    node.driven = -1
+    node.states = peer.hear(SafetyState, "safety/state", qos.STATE)
+    node.diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
     candidate = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
     proprio = peer.say(Proprio, "proprio", qos.SENSOR)
 
-    def drive(action: list[float] = UP, steps: int = 3) -> None:
-        proprio(peer.proprio(peer.tick()))
-        candidate(peer.chunk(peer.tick(), action, steps))
+    def drive(action: list[float] = UP, steps: int = 3, source: Source = Source.VLA, force: float = 0.0) -> None:
+        tick, values = peer.tick(), PROPRIO.copy()
+        if tick == node.driven:  # one a tick, as the actor
+            return
+        node.driven = tick
+        values[FORCE] = force
+        proprio(peer.proprio(tick, values))
+        candidate(peer.chunk(tick, action, steps, source))
 
     node.drive = drive
     return node
 
 
-def moving(heard: list) -> bool:
-    return bool(heard) and heard[-1].source == Source.VLA
+def moving(heard: list, source: Source = Source.VLA) -> bool:
+    return bool(heard) and heard[-1].source == source
+
+
+def until_held(graph, node, reason: str, **drive) -> None:
+    """Drive until the node says that it holds for `reason`, to the operator too."""
+
+    def held() -> bool:
+        node.drive(**drive)
+        return holding(node.heard) and bool(node.states) and node.states[-1].reason == reason
+
+    graph.spin_until(held, f"the hold for {reason}")
+    assert node.states[-1].holding and reason in node.states[-1].causes
+
+
+def until_moving(graph, node, **drive) -> None:
+    source = drive.get("source", Source.VLA)
+    graph.spin_until(lambda: (node.drive(**drive), moving(node.heard, source))[1], "motion")
+
+
+def until_told(graph, node, *words: str, **drive) -> None:
+    """Drive until the node's diagnostics, which the panel shows, say all `words`."""
+
+    def said() -> bool:
+        node.drive(**drive)
+        newest = [s for msg in node.diagnostics[-20:] for s in msg.status if s.name == "safety_node"][-1:]
+        return bool(newest) and all(word in newest[0].message for word in words)
+
+    graph.spin_until(said, f"diagnostics that say {words}")
 
 
 def holding(heard: list) -> bool:
@@ -97,9 +159,220 @@ def test_candidate_that_is_not_finite_is_counted_and_never_executed(graph, gate,
     assert all(np.isfinite(msg.actions).all() for msg in gate.heard)
 
 
-def test_missing_limit_fails_at_configure_with_its_name(make):
-    node = make(SafetyNode, **{key: value for key, value in LIMITS.items() if "action_limit" not in key})
-    assert "'action_limit' is missing" in node.configure_error
+def test_task_file_alone_is_enough(graph, gates):
+    """The limits of the simulated arm stand in it; a robot's file replaces them one by one."""
+    node = gates(task="ethernet")
+    until_moving(graph, node)
+    assert node.limits.max_force == 40.0 and node.gate.command_timeout_s == 0.04
+
+
+def test_missing_limits_fail_at_configure_with_their_names_and_where_to_set_them(make, tmp_path):
+    task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
+    del task["limits"]["action_limit"], task["limits"]["max_linear_velocity"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(task))
+    error = make(SafetyNode, task=str(path)).configure_error
+    assert "'action_limit' is missing, 'max_linear_velocity' is missing" in error and "robot file" in error
+    robot = {"limits__action_limit": 0.5, "limits__max_linear_velocity": 0.05}
+    assert make(SafetyNode, task=str(path), **robot).configure_error == ""
+
+
+def test_watchdog_follows_from_the_rate_and_a_slower_one_must_be_asked_for(make):
+    node = make(SafetyNode, rate_hz=250.0)
+    assert node.configure_error == "" and node.gate.command_timeout_s == pytest.approx(0.008)
+    error = make(SafetyNode, rate_hz=250.0, limits__command_timeout_s=0.04).configure_error
+    assert "command_timeout_s: got 0.04 s, expected at most 2 control periods of 0.004 s" in error
+    slow = {"limits__command_timeout_s": 0.04, "limits__slow_watchdog": True}
+    assert make(SafetyNode, rate_hz=250.0, **slow).configure_error == ""
+
+
+def test_actor_is_compared_with_the_reference_that_the_vla_itself_sends(graph, gates, peer):
+    node = gates(limits__max_deviation=0.25, latency_ticks=0)
+    acting = {"action": [0.0, 0.0, 0.75, 0.0], "source": Source.ACTOR}
+    until_held(graph, node, "no_reference", **acting)
+    until_told(graph, node, "is vla_node alive?", **acting)
+    reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
+
+    def followed() -> bool:
+        if peer.tick() % 5 == 0:
+            reference(peer.chunk(peer.tick(), [0.0, 0.0, 0.25, 0.0], 50))
+        node.drive(**acting)
+        return moving(node.heard, Source.ACTOR)
+
+    graph.spin_until(followed, "motion of the actor")
+    assert list(node.heard[-1].actions[:4]) == [0.0, 0.0, 0.5, 0.0] and node.gate.counts["deviation"] > 0
+    # The reference grows old: 25 ticks and the 10 of a chunk.
+    until_held(graph, node, "no_reference", **acting)
+
+
+def test_reference_that_cannot_be_used_is_dropped(graph, gates, peer):
+    node = gates()
+    reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
+    bad = peer.chunk(peer.tick(), [0.0, 0.0], 50)
+    graph.spin_until(lambda: (reference(bad), node.rejected["vla/reference"] > 0)[1], "the drop")
+
+
+def test_person_steers_only_while_the_gamepad_is_heard(graph, gates, peer):
+    node = gates()
+    steering = {"source": Source.HUMAN}
+    until_held(graph, node, "teleop_lost", **steering)
+    until_told(graph, node, "is teleop_node alive?", **steering)
+    human = peer.say(ActionChunk, "human/command", qos.COMMAND)
+
+    def steered() -> bool:
+        human(peer.chunk(peer.tick() + 1, UP, 1, Source.HUMAN))
+        node.drive(**steering)
+        return moving(node.heard, Source.HUMAN)
+
+    graph.spin_until(steered, "motion by the human")
+    until_held(graph, node, "teleop_lost", **steering)
+
+
+def test_running_episode_that_falls_silent_holds_until_it_is_heard_again(graph, gates, peer):
+    node = gates(episode_timeout_s=0.3)
+    until_moving(graph, node)  # without any episode: nobody is lost
+    episode = peer.say(EpisodeState, "episode/state", qos.STATE)
+    episode(peer.episode(Phase.CRITICAL, start_tick=1, critical_tick=2))
+    until_held(graph, node, "episode_lost")
+    until_told(graph, node, "is episode_node alive?")
+
+    def heard() -> bool:
+        episode(peer.episode(Phase.CRITICAL, start_tick=1, critical_tick=2))
+        node.drive()
+        return moving(node.heard)
+
+    graph.spin_until(heard, "motion")
+
+
+def test_second_node_that_commands_holds_the_robot_until_it_is_gone(graph, gate):
+    until_moving(graph, gate)
+    rival = graph.add(Node("rival"))
+    publisher = rival.create_publisher(ActionChunk, "command/candidate", qos.COMMAND)
+    until_held(graph, gate, "two_publishers")
+    until_told(graph, gate, "two nodes send on command/candidate", "/peer, /rival")
+    rival.destroy_publisher(publisher)
+    until_moving(graph, gate)
+
+
+def test_second_publisher_of_the_same_name_holds_the_robot_once_it_speaks(graph, gate, peer):
+    """As an actor that runs twice; one that died and is listed still says nothing."""
+    until_moving(graph, gate)
+    say = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
+    first = len(gate.heard)
+    graph.spin_until(lambda: driven(gate) and len(gate.heard) > first + 25, "25 ticks beside a silent one")
+    assert not gate.gate.rivals
+
+    def spoken() -> bool:
+        say(peer.chunk(peer.tick(), UP, 3))
+        gate.drive()
+        return holding(gate.heard) and gate.states[-1].reason == "two_publishers"
+
+    graph.spin_until(spoken, "the hold")
+
+
+def test_force_over_the_limit_makes_the_arm_back_off(graph, gates):
+    node = gates(limits__force_reaction="retreat", limits__retreat_velocity=0.03, limits__retreat_distance=0.01,
+                 limits__retreat_direction=[0.0, 0.0, 2.0])  # fmt: skip
+    pushing = {"action": [0.0, 0.0, -0.5, 0.0], "force": 50.0}
+    rises = lambda: [msg for msg in node.heard if msg.source == Source.VLA and msg.actions[2] > 0.0]  # noqa: E731
+    graph.spin_until(lambda: (node.drive(**pushing), bool(rises()))[1], "the retreat")
+    assert rises()[0].actions[2] == pytest.approx(0.03 * 0.02 / 0.0015)
+    assert not any(np.any(msg.actions) for msg in node.heard if msg not in rises())
+    pushing["force"] = 10.0
+    graph.spin_until(lambda: (node.drive(**pushing), node.heard[-1].actions[2] == -0.5)[1], "the end of it")
+    graph.spin_until(lambda: "retreat" in node.states[-1].causes, "word of it to the operator")
+
+
+def joint_states(peer, names: list[str] = JOINTS):
+    """say(positions): joint states, when somebody listens."""
+    publish = peer.say(JointState, "driver/joint_states", qos.SENSOR)
+    return lambda positions: publish(JointState(name=names, position=[float(v) for v in positions]))
+
+
+def test_watched_joints_hold_the_robot_while_they_are_not_known(graph, gates, peer):
+    node = gates(urdf=str(URDF), **WATCHED)
+    until_held(graph, node, "no_joints")
+    say = joint_states(peer, JOINTS[::-1] + ["gripper"])
+    moved = lambda: (say([*READY[::-1], 0.02]), node.drive(), moving(node.heard))[2]  # noqa: E731
+    graph.spin_until(moved, "motion")
+    assert node.joints.tolist() == pytest.approx(READY)
+    until_held(graph, node, "no_joints")  # they are silent
+
+
+def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, peer):
+    node = gates(urdf=str(URDF), **WATCHED)
+    said = []
+    node.reject = lambda topic, error: said.append(f"{topic}: {error}")
+    say = joint_states(peer, ["shoulder", "elbow", *JOINTS[2:]])
+    graph.spin_until(lambda: (say(READY), node.drive(), bool(said))[2], "the refusal")
+    assert said[0] == (
+        "driver/joint_states: joint states have no joint1, joint2; they have"
+        " shoulder, elbow, joint3, joint4, joint5, joint6"
+    )
+    until_held(graph, node, "no_joints")
+    assert "wrong_joints" in node.states[-1].causes
+
+
+def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gates, peer):
+    node = gates(urdf=str(URDF), **WATCHED)
+    say = joint_states(peer)
+    near = [2.5, *READY[1:]]  # of joint1, which turns the arm about z; its limit is 2.6, the margin 0.1
+    away = {"action": [0.0, 0.0, 0.0, -1.0]}
+    onward = {"action": [0.0, 0.0, 0.0, 1.0]}
+    x, y, _ = node.gate.joints._arm.pose(near)[0]
+    for way, sign in ((away, 1.0), (onward, -1.0)):
+        way["action"][:2] = [0.5 * sign * y / np.hypot(x, y), -0.5 * sign * x / np.hypot(x, y)]
+
+    def refused() -> bool:
+        say(near)
+        node.drive(**onward)
+        return holding(node.heard) and node.states[-1].reason == "joint_limit"
+
+    graph.spin_until(refused, "the refusal")
+    graph.spin_until(lambda: (say(near), node.drive(**away), moving(node.heard))[2], "the way back")
+
+
+def test_robot_description_may_come_by_its_topic(graph, gates, peer):
+    node = gates(urdf="robot_description", **WATCHED)
+    say = joint_states(peer)
+    describe = peer.say(String, "robot_description", qos.STATE)
+    until_told(graph, node, "no robot description on robot_description yet")
+    describe(String(data="<robot name='other'><link name='base_link'/></robot>"))
+    until_told(graph, node, "no link 'tcp'")
+    assert holding(node.heard)
+    describe(String(data=URDF.read_text()))
+    graph.spin_until(lambda: (say(READY), node.drive(), moving(node.heard))[2], "motion")
+    # Another arm than the one that stands here is not taken on while it moves.
+    guard = node.gate.joints
+    other = String(data=URDF.read_text().replace('velocity="3.0"', 'velocity="9.0"'))
+    graph.spin_until(lambda: (describe(other), node.rejected["robot_description"] > 1)[1], "the refusal")
+    assert node.gate.joints is guard
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"urdf": str(URDF)}, "'urdf' is set, but 'joints' is empty"),
+        ({"limits__joint_margin": 0.1}, "'limits.joint_margin' is set, but 'joints' is empty"),
+        (WATCHED, "'joint_lower' is missing, and no URDF says it for joint1"),
+        (WATCHED | {"urdf": "/nowhere/arm.urdf"}, "No such file"),
+        (WATCHED | {"urdf": str(URDF), "tip_frame": "flange"}, "no link 'flange'"),
+        (WATCHED | {"urdf": str(URDF), "joints": ["joint1", "elbow"]}, "no moving joint 'elbow'"),
+        ({"urdf": str(URDF), "joints": JOINTS, "tip_frame": "tcp"}, "'joint_margin' is missing"),
+        (WATCHED | {"urdf": str(URDF), "limits__joint_velocity": [1.0]}, "expected one for each of joint1"),
+    ],
+)
+def test_what_is_missing_to_watch_the_joints_fails_at_configure(make, parameters, said):
+    assert said in make(SafetyNode, **parameters).configure_error
+
+
+def test_causes_are_counted_in_the_diagnostics(graph, gate):
+    def counted(cause: str) -> int:
+        newest = [s for msg in gate.diagnostics[-20:] for s in msg.status if s.name == "safety_node"][-1:]
+        return int({item.key: item.value for s in newest for item in s.values}.get(f"gate_{cause}", 0))
+
+    graph.spin_until(lambda: (gate.drive(action=[0.0, 0.0, 3.0, 0.0]), counted("range"))[1], "the changed actions")
+    graph.spin_until(lambda: counted("stale") > 0, "the ticks held after the last of them")
 
 
 def test_twist_interface_sends_metres_per_second_and_ends_with_zero(graph, start, peer, stop):
@@ -120,8 +393,10 @@ def test_twist_interface_sends_metres_per_second_and_ends_with_zero(graph, start
     graph.spin_until(lambda: len(twists) > count and twists[-1].twist.linear.z == 0.0, "the last, zero twist")
 
 
-def test_killed_actor_leaves_the_robot_still(graph, gate, peer, python):
+def test_killed_actor_leaves_the_robot_still(graph, start, peer, python):
     """The actor as a process that drives, then SIGKILL: nothing of it moves the robot any longer."""
+    start(SafetyNode)
+    executed = peer.hear(ActionChunk, "command/executed")
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('actor_node'))"
     actor = subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)
     try:
@@ -137,7 +412,7 @@ def test_killed_actor_leaves_the_robot_still(graph, gate, peer, python):
             proprio(peer.proprio(tick))
             if tick % 5 == 0:
                 reference(peer.chunk(tick, UP, 50))
-            return moving(gate.heard)
+            return moving(executed)
 
         graph.spin_until(moved, "motion by the actor", timeout_s=40.0)
         os.kill(actor.pid, signal.SIGKILL)
@@ -145,12 +420,12 @@ def test_killed_actor_leaves_the_robot_still(graph, gate, peer, python):
 
         def held() -> bool:
             proprio(peer.proprio(peer.tick()))
-            return holding(gate.heard)
+            return holding(executed)
 
         graph.spin_until(held, "the hold", timeout_s=2.0)
-        graph.spin_until(lambda: (held(), gate.heard[-1].tick > killed + 15)[1], "ticks after the hold", timeout_s=5.0)
+        graph.spin_until(lambda: (held(), executed[-1].tick > killed + 15)[1], "ticks after the hold", timeout_s=5.0)
         # The last candidate reaches at most three ticks: its own and two more.
-        assert all(msg.source == Source.HOLD for msg in gate.heard if msg.tick > killed + 2)
+        assert all(msg.source == Source.HOLD for msg in executed if msg.tick > killed + 2)
     finally:
         actor.kill()
         actor.wait()

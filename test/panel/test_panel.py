@@ -10,12 +10,14 @@ from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.core.limits import SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.panel import parts, theme
 from rlt_ros.panel.link import ANSWER_S, NodeHealth
 from rlt_ros.panel.qt import QtCore
+from rlt_ros.panel.widget import CAUSES, HELD
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_to_msg, image_to_msg
 
@@ -226,3 +228,8 @@ def test_it_is_painted_in_light_and_dark(stage, app, start, tmp_path, mode) -> N
 def test_silence_is_three_seconds() -> None:
     health = NodeHealth(0, "active", 10.0, {})
     assert not health.silent(12.9) and health.silent(13.1)
+
+
+def test_every_cause_of_the_gate_has_words() -> None:
+    assert set(CAUSES) == set(SafetyGate.CAUSES)
+    assert set(HELD) <= set(CAUSES)
