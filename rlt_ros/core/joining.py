@@ -1,0 +1,94 @@
+"""How a reference chunk goes on from the one before it, which the robot is executing while it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from rlt_ros.core.chunks import Chunk, Source
+
+
+class Join(str, Enum):
+    """How a new reference is joined to the one before."""
+
+    RTC = "rtc"  # real-time chunking, arXiv 2506.07339: what will have been executed is given, the rest is inpainted
+    BLEND = "blend"  # cross-fade from the one before
+    NONE = "none"  # each reference is sampled for itself; only the commander joins what it commands
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What the reference before says about the ticks of a new one, from its first on.
+
+    actions: float32 [N, A].  frozen: so many of them will have been executed before the new one can be used.
+    """
+
+    actions: np.ndarray
+    frozen: int
+
+    def weights(self, horizon: int) -> np.ndarray:
+        """How much each of `horizon` actions must agree with the one before, float32 [H] in [0, 1].
+
+        1 for those that are executed anyway, exponentially less after them, 0 where the one before says nothing.
+        """
+        covered = min(len(self.actions), horizon)
+        frozen = min(self.frozen, covered)
+        left = (covered - np.arange(horizon)).clip(0) / (covered - frozen + 1)  # of the way to where it ends
+        soft = left * np.expm1(left) / (np.e - 1)
+        return np.where(np.arange(horizon) < frozen, 1.0, soft).astype(np.float32)
+
+    def target(self, horizon: int) -> np.ndarray:
+        """The actions to agree with, float32 [H, A]; zeros (of no weight) where the one before says nothing."""
+        target = np.zeros((horizon, self.actions.shape[1]), np.float32)
+        covered = self.actions[:horizon]
+        target[: len(covered)] = covered
+        return target
+
+
+def blend(prefix: Prefix, actions: np.ndarray, steps: int) -> np.ndarray:
+    """`actions` [H, A] faded in over `steps` ticks, from the first that can be executed on."""
+    before = prefix.actions[: len(actions)]
+    keep = 1.0 - (np.arange(len(before)) - prefix.frozen + 1) / (steps + 1)
+    keep = keep.clip(0.0, 1.0)[:, None].astype(np.float32)
+    joined = np.array(actions, dtype=np.float32)
+    joined[: len(before)] = keep * before + (1.0 - keep) * joined[: len(before)]
+    return joined
+
+
+class References:
+    """Remembers what was sent, and says what the next reference is to be joined to."""
+
+    def __init__(self, join: Join | str) -> None:
+        self.join = Join(join)
+        self._last: Chunk | None = None
+
+    def sent(self, chunk: Chunk) -> None:
+        """`chunk` is the newest reference now."""
+        self._last = chunk
+
+    def before(self, tick: int, frozen: int, episode: int, driver: Source | None) -> Prefix | None:
+        """The prefix for a reference from the frame of `tick`, that is used `frozen` ticks later; None: join nothing.
+
+        driver: who moved the robot last, as far as is known.  Where it was not the reference (a person, the actor, or
+        nobody), the one before says nothing of where the robot goes.
+        """
+        last = self._last
+        if self.join is Join.NONE or driver is not Source.VLA or last is None:
+            return None
+        if last.episode != episode or not last.tick <= tick < last.end:
+            return None
+        return Prefix(last.slice(tick, last.end - tick), frozen)
+
+
+def ramp(actions: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
+    """`actions` [T, A] begun from the action `last` [A] before them: the difference fades out over `steps` ticks.
+
+    The change at the seam is no larger than those that follow, 1 / (steps + 1) of the difference.
+    """
+    steps = min(steps, len(actions))
+    fade = 1.0 - np.arange(1, steps + 1, dtype=np.float32) / (steps + 1)
+    joined = np.array(actions, dtype=np.float32)
+    joined[:steps] += fade[:, None] * (last - actions[0])
+    return joined.clip(-1.0, 1.0)
