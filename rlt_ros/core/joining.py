@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
 from rlt_ros.core.chunks import Chunk, Source
+
+BLEND_TICKS = 10  # that a cross-fade takes
+
+
+# What a reference is computed with, from the prefix it is to go on from: (actions [H, A], token [D]).
+Look = Callable[["Prefix | None"], tuple[np.ndarray, np.ndarray]]
 
 
 class Join(str, Enum):
@@ -16,6 +23,9 @@ class Join(str, Enum):
     RTC = "rtc"  # real-time chunking, arXiv 2506.07339: what will have been executed is given, the rest is inpainted
     BLEND = "blend"  # cross-fade from the one before
     NONE = "none"  # each reference is sampled for itself; only the commander joins what it commands
+
+
+DEFAULT_JOIN = Join.RTC
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,28 +68,35 @@ def blend(prefix: Prefix, actions: np.ndarray, steps: int) -> np.ndarray:
 
 
 class References:
-    """Remembers what was sent, and says what the next reference is to be joined to."""
+    """Makes references, each joined to the one before where the robot executes that one.
+
+    joined: how many were.
+    """
 
     def __init__(self, join: Join | str) -> None:
         self.join = Join(join)
+        self.joined = 0
         self._last: Chunk | None = None
 
-    def sent(self, chunk: Chunk) -> None:
-        """`chunk` is the newest reference now."""
-        self._last = chunk
-
-    def before(self, tick: int, frozen: int, episode: int, driver: Source | None) -> Prefix | None:
-        """The prefix for a reference from the frame of `tick`, that is used `frozen` ticks later; None: join nothing.
+    def next(self, look: Look, tick: int, ahead: int, episode: int, driver: Source | None) -> tuple[Chunk, np.ndarray]:
+        """Reference and RL token [D] of the frame of `tick`.  ahead: ticks until the reference is first used.
 
         driver: who moved the robot last, as far as is known.  Where it was not the reference (a person, the actor, or
-        nobody), the one before says nothing of where the robot goes.
+        nobody), the reference before says nothing of where the robot goes, and nothing is joined.
         """
+        prefix = self._before(tick, ahead, episode) if driver is Source.VLA else None
+        actions, token = look(prefix if self.join is Join.RTC else None)
+        if prefix is not None and self.join is Join.BLEND:
+            actions = blend(prefix, actions, BLEND_TICKS)
+        self._last = Chunk(tick, np.clip(actions, -1.0, 1.0), tick, Source.VLA, episode)
+        self.joined += prefix is not None
+        return self._last, token
+
+    def _before(self, tick: int, ahead: int, episode: int) -> Prefix | None:
         last = self._last
-        if self.join is Join.NONE or driver is not Source.VLA or last is None:
+        if self.join is Join.NONE or last is None or last.episode != episode or not last.tick <= tick < last.end:
             return None
-        if last.episode != episode or not last.tick <= tick < last.end:
-            return None
-        return Prefix(last.slice(tick, last.end - tick), frozen)
+        return Prefix(last.slice(tick, last.end - tick), ahead)
 
 
 def ramp(actions: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
