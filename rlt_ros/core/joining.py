@@ -77,17 +77,21 @@ class References:
         self.join = Join(join)
         self.joined = 0
         self._last: Chunk | None = None
+        self._first = False  # whether that was the first of its episode
 
     def next(self, look: Look, tick: int, ahead: int, episode: int, driver: Source | None) -> tuple[Chunk, np.ndarray]:
         """Reference and RL token [D] of the frame of `tick`.  ahead: ticks until the reference is first used.
 
         driver: who moved the robot last, as far as is known.  Where it was not the reference (a person, the actor, or
-        nobody), the reference before says nothing of where the robot goes, and nothing is joined.
+        nobody), the reference before says nothing of where the robot goes, and nothing is joined.  But a robot that
+        stands for want of the first reference is about to execute that.
         """
-        prefix = self._before(tick, ahead, episode) if driver is Source.VLA else None
+        follows = driver is Source.VLA or driver is Source.HOLD and self._first
+        prefix = self._before(tick, ahead, episode) if follows else None
         actions, token = look(prefix if self.join is Join.RTC else None)
         if prefix is not None and self.join is Join.BLEND:
             actions = blend(prefix, actions, BLEND_TICKS)
+        self._first = self._last is None or self._last.episode != episode
         self._last = Chunk(tick, np.clip(actions, -1.0, 1.0), tick, Source.VLA, episode)
         self.joined += prefix is not None
         return self._last, token
