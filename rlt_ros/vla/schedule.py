@@ -148,7 +148,7 @@ class Latency:
 
     def took(self, duration_ns: int) -> None:
         """A reference was there so long after its frame's tick began."""
-        self._newest.append(duration_ns)
+        self._newest.append(max(0, duration_ns))  # a camera whose clock is ahead takes no less than no time
 
     @property
     def ns(self) -> int:

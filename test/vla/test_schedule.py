@@ -147,3 +147,7 @@ def test_a_latency_that_one_in_ten_has_is_one():
 
 def test_a_vla_that_became_slower_is_believed():
     assert latency(*[60] * 50, *[250] * 50).ticks == 13
+
+
+def test_frames_from_the_future_are_no_latency():
+    assert latency(*[-500] * 10).ticks == 1  # the way to the actor
