@@ -3,7 +3,8 @@
     . setup/env.sh && python3 bench/chunks.py --episodes 50 --processes 2
 
 In lock-step, so other work on the machine changes nothing but how long it takes. With --policy SESSION the practised actor
-drives the critical phase, without it the frozen VLA drives throughout.
+drives the critical phase, without it the frozen VLA drives throughout. With --keep FILE episodes that were run before are
+not run again, so that it can be stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -45,26 +46,32 @@ def main() -> int:
     parser.add_argument("--policy", default="", help="session whose actor drives the critical phase (default: none)")
     parser.add_argument("--join-ticks", type=int, default=Timing().join_ticks, help="of the commander's ramp")
     parser.add_argument("--processes", type=int, default=2, help="default: 2")
-    parser.add_argument("--json", type=Path, help="write every episode there, too")
+    parser.add_argument("--keep", type=Path, help="file (.jsonl) of the episodes, which is read and added to")
     args = parser.parse_args()
 
     cells = [(strategy, latency) for strategy in args.strategies for latency in args.latencies]
-    # Scene by scene: what was measured when it is stopped is as far everywhere.
-    jobs = [(cell, EVALUATION_SEED + args.first + i) for i in range(args.episodes) for cell in cells]
-    found: dict[tuple[str, float], list] = {cell: [] for cell in cells}
+    setting = {"policy": args.policy, "task": args.task, "join_ticks": args.join_ticks}
+    known = {}
+    if args.keep and args.keep.exists():
+        for episode in map(json.loads, args.keep.read_text().splitlines()):
+            if all(episode[name] == value for name, value in setting.items()):
+                known[episode["strategy"], episode["latency_ms"], episode["scene"]] = episode
+    # Scene by scene: where it is stopped, every cell is equally far.
+    wanted = [(*cell, EVALUATION_SEED + args.first + i) for i in range(args.episodes) for cell in cells]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with ProcessPoolExecutor(
-        args.processes, get_context("spawn"), _begin, (args.task, args.policy, args.join_ticks)
-    ) as pool, Progress(*columns) as progress:
-        row = progress.add_task("episodes", total=len(jobs))
-        running = {pool.submit(_episode, *cell, scene): cell for cell, scene in jobs}
+    pool = ProcessPoolExecutor(args.processes, get_context("spawn"), _begin, (args.task, args.policy, args.join_ticks))
+    with pool, Progress(*columns) as progress:
+        row = progress.add_task("episodes", total=len(wanted), completed=sum(job in known for job in wanted))
+        running = {pool.submit(_episode, *job): job for job in wanted if job not in known}
         for done in as_completed(running):
-            found[running[done]].append(done.result())
+            strategy, latency, scene = running[done]
+            episode = {"strategy": strategy, "latency_ms": latency, "scene": scene, **setting, **done.result()}
+            known[running[done]] = episode
+            if args.keep:
+                with args.keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(episode) + "\n")
             progress.advance(row)
-    print(table(found))
-    if args.json:
-        rows = [{"strategy": s, "latency_ms": ms, **episode} for (s, ms), episodes in found.items() for episode in episodes]
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(table({cell: [known[job] for job in wanted if job[:2] == cell] for cell in cells}))
     return 0
 
 
@@ -107,8 +114,7 @@ def _episode(strategy: str, latency_ms: float, scene: int) -> dict:
     latency = math.ceil(latency_ms * _env.task.rate / 1000)
     timing = replace(Timing(), latency_ticks=latency, join_ticks=_join_ticks if ramp else 0, join=join.value)
     result = LockStep(_env, _vla, timing, _actor, latency=latency, wait=wait).run(scene)
-    return {"scene": scene, "success": result.success, "critical_steps": result.critical_steps, "steps": result.steps,
-            "motion": {k: v for k, v in asdict(result.motion).items()}}  # fmt: skip
+    return {"success": result.success, "critical_steps": result.critical_steps, "motion": asdict(result.motion)}
 
 
 if __name__ == "__main__":

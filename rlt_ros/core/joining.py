@@ -106,10 +106,11 @@ class References:
 def ramp(actions: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
     """`actions` [T, A] begun from the action `last` [A] before them: the difference fades out over `steps` ticks.
 
-    The change at the seam is no larger than those that follow, 1 / (steps + 1) of the difference.
+    It changes by 1 / (2 steps) of the difference at the seam and by twice that inside, so that the seam is not where the
+    velocity changes most, whichever way the chunk itself goes.
     """
     steps = min(steps, len(actions))
-    fade = 1.0 - np.arange(1, steps + 1, dtype=np.float32) / (steps + 1)
+    fade = 1.0 - (np.arange(steps, dtype=np.float32) + 0.5) / steps
     joined = np.array(actions, dtype=np.float32)
     joined[:steps] += fade[:, None] * (last - actions[0])
     return joined.clip(-1.0, 1.0)

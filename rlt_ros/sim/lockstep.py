@@ -53,7 +53,8 @@ class EpisodeResult:
 @dataclass
 class Motion:
     """How steadily an episode was commanded, from its first command on. Jumps are the largest change of any normalised
-    action from a tick to the next: at the seams (a chunk, a hold or a person begins) and inside of chunks."""
+    action from a tick to the next: at the seams (a chunk or a hold begins) and inside of chunks. The first chunk, which
+    sets the robot in motion, is left out of both."""
 
     ticks: int = 0
     without_command: int = 0
@@ -62,9 +63,13 @@ class Motion:
 
     def step(self, action: np.ndarray, seam: bool, commanded: bool) -> None:
         """The next tick's action [A]."""
-        if self.ticks == 0 and not commanded:
-            return  # the first chunk is waited for at rest
-        if self.ticks:
+        if self.ticks == 0:
+            if not commanded:
+                return  # the first chunk is waited for at rest
+            self._moving = False
+        else:
+            self._moving = self._moving or seam or not commanded
+        if self._moving:
             jump = float(np.abs(action - self._last).max())
             if seam or not commanded:
                 self.seam = max(self.seam, jump)

@@ -60,15 +60,15 @@ def test_a_blend_ends_where_the_one_before_ends():
 # --- the ramp of commands
 
 
-def test_a_ramp_leads_from_the_last_action_into_the_chunk_in_equal_steps():
+def test_a_ramp_leads_from_the_last_action_into_the_chunk_by_half_a_step_first_and_last():
     joined = ramp(np.full((10, 2), 0.5, np.float32), np.array([-0.5, 0.5], np.float32), 4)
-    assert np.allclose(joined[:, 0], [-0.3, -0.1, 0.1, 0.3] + [0.5] * 6) and np.allclose(joined[:, 1], 0.5)
+    assert np.allclose(joined[:, 0], [-0.375, -0.125, 0.125, 0.375] + [0.5] * 6) and np.allclose(joined[:, 1], 0.5)
 
 
 def test_a_ramp_keeps_the_chunks_own_motion():
     chunk = rising(10)
     joined = ramp(chunk, chunk[0] + 0.5, 4)
-    assert np.allclose((joined - chunk)[:, 0], [0.4, 0.3, 0.2, 0.1] + [0.0] * 6, atol=1e-6)
+    assert np.allclose((joined - chunk)[:, 0], [0.4375, 0.3125, 0.1875, 0.0625] + [0.0] * 6, atol=1e-6)
 
 
 def test_a_ramp_stays_within_what_an_action_may_be():
@@ -79,7 +79,7 @@ def test_a_ramp_stays_within_what_an_action_may_be():
 @pytest.mark.parametrize("steps", [10, 50])
 def test_a_ramp_is_no_longer_than_the_chunk(steps):
     joined = ramp(np.zeros((4, 1), np.float32), np.ones(1, np.float32), steps)
-    assert np.allclose(joined[:, 0], [0.8, 0.6, 0.4, 0.2])
+    assert np.allclose(joined[:, 0], [0.875, 0.625, 0.375, 0.125])
 
 
 # --- which references are joined
