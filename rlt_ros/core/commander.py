@@ -50,7 +50,7 @@ class Commander:
         seed: int = 0,
         join_ticks: int = 0,
     ):
-        """join_ticks: a new chunk is begun from the action before it, and is itself so many ticks later; 0: at once."""
+        """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once."""
         sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
         for name, value in sizes:
             if value < 1:
@@ -153,7 +153,7 @@ class Commander:
             raise _Hold("no fresh reference")
         chunk, reference = found
         if self._phase is Phase.APPROACH or self.policy is None:
-            actions = self._joined(tick, reference.clip(-1.0, 1.0))
+            actions = self._joined(tick, reference.clip(-1.0, 1.0), Source.VLA)
             return self._chunk(tick, actions, chunk.observation_tick, Source.VLA, 0)
         frame = self._tokens.at(tick, self._since_tick)
         if frame is None:
@@ -163,17 +163,17 @@ class Commander:
             raise _Hold(f"policy {self.policy_version} gave {mean.shape}, expected finite {reference.shape}")
         if self.exploration_std > 0.0:
             mean = mean + self.exploration_std * self._rng.standard_normal(mean.shape, dtype=np.float32)
-        actions = self._joined(tick, mean.clip(-1.0, 1.0))
+        actions = self._joined(tick, mean.clip(-1.0, 1.0), Source.ACTOR)
         return self._chunk(tick, actions, frame.tick, Source.ACTOR, self.policy_version)
 
-    def _joined(self, tick: int, actions: np.ndarray) -> np.ndarray:
+    def _joined(self, tick: int, actions: np.ndarray, source: Source) -> np.ndarray:
         """`actions` from `tick` on, begun from what the robot was doing in the tick before: no jump of its velocity."""
         if self.join_ticks == 0:
             return actions
-        before = np.zeros(self.action_dim, dtype=np.float32)
-        if self._last is not None and self._last.covers(tick - 1):
-            before = self._last.slice(tick - 1, 1)[0]
-        return ramp(actions, before, self.join_ticks)
+        if self._last is None or not self._last.covers(tick - 1):  # it stands
+            return ramp(actions, np.zeros(self.action_dim, dtype=np.float32), self.join_ticks, same_driver=False)
+        last = self._last.slice(tick - 1, 1)[0]
+        return ramp(actions, last, self.join_ticks, self._last.source is source)
 
     def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
         return Chunk(tick, actions, observation_tick, source, self._episode, version)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlt_ros.core.chunks import Chunk, Source
 
-BLEND_TICKS = 10  # that a cross-fade takes
+FADE_TICKS = 10  # ticks after the frozen ones in which the reference before loses its say
 
 
 # What a reference is computed with, from the prefix it is to go on from: (actions [H, A], token [D]).
@@ -90,7 +90,7 @@ class References:
         prefix = self._before(tick, ahead, episode) if follows else None
         actions, token = look(prefix if self.join is Join.RTC else None)
         if prefix is not None and self.join is Join.BLEND:
-            actions = blend(prefix, actions, BLEND_TICKS)
+            actions = blend(prefix, actions, FADE_TICKS)
         self._first = self._last is None or self._last.episode != episode
         self._last = Chunk(tick, np.clip(actions, -1.0, 1.0), tick, Source.VLA, episode)
         self.joined += prefix is not None
@@ -100,17 +100,21 @@ class References:
         last = self._last
         if self.join is Join.NONE or last is None or last.episode != episode or not last.tick <= tick < last.end:
             return None
-        return Prefix(last.slice(tick, last.end - tick), ahead)
+        return Prefix(last.slice(tick, min(last.end - tick, ahead + FADE_TICKS)), ahead)
 
 
-def ramp(actions: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
-    """`actions` [T, A] begun from the action `last` [A] before them: the difference fades out over `steps` ticks.
+def ramp(actions: np.ndarray, last: np.ndarray, steps: int, same_driver: bool = True) -> np.ndarray:
+    """`actions` [T, A] begun so near the action `last` [A] before them that no axis changes more at the seam than
+    inside; the shift fades out over `steps` ticks.
 
-    It changes by 1 / (2 steps) of the difference at the seam and by twice that inside, so that the seam is not where the
-    velocity changes most, whichever way the chunk itself goes.
+    A chunk that is itself bold begins as it is: to smooth what it does inside in any case would cost it its aim.  When
+    another drove until now they begin at `last` itself.
     """
+    inside = np.abs(np.diff(actions, axis=0)).max(0, initial=0.0) if same_driver else 0.0
+    gap = last - actions[0]
+    shift = gap - gap.clip(-inside, inside)
     steps = min(steps, len(actions))
-    fade = 1.0 - (np.arange(steps, dtype=np.float32) + 0.5) / steps
+    fade = 1.0 - np.arange(steps, dtype=np.float32) / steps
     joined = np.array(actions, dtype=np.float32)
-    joined[:steps] += fade[:, None] * (last - actions[0])
+    joined[:steps] += fade[:, None] * shift
     return joined.clip(-1.0, 1.0)

@@ -198,7 +198,7 @@ def test_the_velocity_does_not_jump_where_a_chunk_follows_another():
     c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
     change, actions = jumps(c, range(100, 120))
     assert np.allclose(actions[4:10], 0.5) and np.allclose(actions[14:], -0.5)
-    assert np.allclose(change[9:14], [-0.125, -0.25, -0.25, -0.25, -0.125], atol=1e-6)  # half a step at the seam
+    assert np.allclose(change[9:14], [0.0, -0.25, -0.25, -0.25, -0.25], atol=1e-6)  # the seam and the ramp
 
 
 def test_without_joining_it_does():
@@ -211,7 +211,7 @@ def test_the_actor_begins_with_what_the_reference_was_doing():
     executed(c, range(90, 110))
     c.set_phase(Phase.CRITICAL, 0, 1)
     last, gap = 0.109, 0.5 - 0.109
-    assert np.allclose(jumps(c, range(110, 116))[1], [last + gap * k / 8 for k in (1, 3, 5, 7, 8, 8)], atol=1e-5)
+    assert np.allclose(jumps(c, range(110, 116))[1], [last + gap * k / 4 for k in (0, 1, 2, 3, 4, 4)], atol=1e-5)
 
 
 def test_after_a_release_it_begins_with_the_humans_last_action():
@@ -221,7 +221,20 @@ def test_after_a_release_it_begins_with_the_humans_last_action():
     c.set_human(None)
     command = c.step(103, PROPRIO)
     assert command.candidate.source is Source.ACTOR
-    assert np.allclose(command.planned.actions[:, 0], [-0.375, -0.125, 0.125, 0.375] + [0.5] * 6)
+    assert np.allclose(command.planned.actions[:, 0], [-0.5, -0.25, 0.0, 0.25] + [0.5] * 6)
+
+
+def bold(token, proprio, ref):
+    return np.tile(np.float32([[0.5], [-0.5]]), (5, 2))
+
+
+def test_a_bold_actor_is_not_smoothed_but_begins_where_another_ended():
+    c = commander(policy=bold, observed=(95, 105), join_ticks=4)
+    c.set_human(np.full(2, -0.5))
+    executed(c, range(95, 100))
+    c.set_human(None)
+    first, second = (executed(c, range(t, t + 10)) for t in (100, 110))
+    assert first == [-0.5, -1.0, 0.0, -0.75] + [0.5, -0.5] * 3 and second == [0.5, -0.5] * 5
 
 
 def test_the_human_is_obeyed_at_once():
@@ -235,7 +248,7 @@ def test_after_a_hold_it_begins_from_rest():
     c = commander(policy=constant(0.5), join_ticks=4)
     executed(c, range(100, 106))
     assert c.step(106, None).hold_reason == "no proprioception"
-    assert executed(c, range(107, 112)) == [0.0625, 0.1875, 0.3125, 0.3359, 0.3828]  # at 110 the grid's own chunk goes on from there
+    assert executed(c, range(107, 112)) == [0.0, 0.125, 0.25, 0.25, 0.3125]  # at 110 the grid's own chunk goes on from there
 
 
 def test_a_hold_stops_at_once():
@@ -247,10 +260,10 @@ def test_a_hold_stops_at_once():
 def test_ticks_that_were_skipped_are_taken_as_the_robot_bridged_them():
     c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
     executed(c, range(100, 109))
-    assert executed(c, [111]) == [0.375]  # the candidate of 108 reached to 110: the robot went on at 0.5
+    assert executed(c, [111]) == [0.5]  # the candidate of 108 reached to 110: the robot went on at 0.5
     c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
     executed(c, range(100, 108))
-    assert executed(c, [111]) == [-0.0625]  # longer than that it stood
+    assert executed(c, [111]) == [0.0]  # longer than that it stood
 
 
 def test_what_is_planned_is_what_is_executed():

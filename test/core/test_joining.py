@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rlt_ros.core.chunks import Source
-from rlt_ros.core.joining import BLEND_TICKS, Join, Prefix, References, blend, ramp
+from rlt_ros.core.joining import FADE_TICKS, Join, Prefix, References, blend, ramp
 
 
 def rising(n, start=0.0):
@@ -60,15 +60,39 @@ def test_a_blend_ends_where_the_one_before_ends():
 # --- the ramp of commands
 
 
-def test_a_ramp_leads_from_the_last_action_into_the_chunk_by_half_a_step_first_and_last():
+def test_a_still_chunk_is_begun_from_the_last_action_and_reached_in_equal_steps():
     joined = ramp(np.full((10, 2), 0.5, np.float32), np.array([-0.5, 0.5], np.float32), 4)
-    assert np.allclose(joined[:, 0], [-0.375, -0.125, 0.125, 0.375] + [0.5] * 6) and np.allclose(joined[:, 1], 0.5)
+    assert np.allclose(joined[:, 0], [-0.5, -0.25, 0.0, 0.25] + [0.5] * 6) and np.allclose(joined[:, 1], 0.5)
+
+
+def test_no_axis_changes_more_at_the_seam_than_inside_the_chunk():
+    chunk = np.zeros((10, 2), np.float32)
+    chunk[6:, 0], chunk[6:, 1] = 0.3, 0.1
+    joined = ramp(chunk, np.array([0.5, -0.5], np.float32), 4)
+    assert np.allclose(joined[0], [0.2, -0.4])  # 0.3 and 0.1 from the last action
+    assert np.allclose(joined[:5, 0], [0.2, 0.15, 0.1, 0.05, 0.0], atol=1e-6)
+
+
+def test_a_chunk_that_is_as_bold_itself_is_left_alone():
+    chunk = np.tile(np.float32([[0.5], [-0.5]]), (5, 1))
+    assert np.array_equal(ramp(chunk, np.array([-0.5], np.float32), 4), chunk)
+
+
+def test_but_not_where_another_drove_until_now():
+    chunk = np.tile(np.float32([[0.25], [-0.25]]), (5, 1))
+    joined = ramp(chunk, np.array([-0.25], np.float32), 4, same_driver=False)
+    assert np.allclose((joined - chunk)[:, 0], [-0.5, -0.375, -0.25, -0.125] + [0.0] * 6)
+
+
+def test_a_chunk_that_follows_on_is_left_alone():
+    chunk = rising(10)
+    assert np.array_equal(ramp(chunk, chunk[0] - 0.01, 4), chunk)
 
 
 def test_a_ramp_keeps_the_chunks_own_motion():
-    chunk = rising(10)
-    joined = ramp(chunk, chunk[0] + 0.5, 4)
-    assert np.allclose((joined - chunk)[:, 0], [0.4375, 0.3125, 0.1875, 0.0625] + [0.0] * 6, atol=1e-6)
+    chunk = rising(10)  # by 0.01 a tick
+    joined = ramp(chunk, chunk[0] + 0.41, 4)
+    assert np.allclose((joined - chunk)[:, 0], [0.4, 0.3, 0.2, 0.1] + [0.0] * 6, atol=1e-6)
 
 
 def test_a_ramp_stays_within_what_an_action_may_be():
@@ -76,10 +100,14 @@ def test_a_ramp_stays_within_what_an_action_may_be():
     assert ramp(chunk, np.array([1.0], np.float32), 4).max() == 1.0
 
 
-@pytest.mark.parametrize("steps", [10, 50])
+@pytest.mark.parametrize("steps", [4, 50])
 def test_a_ramp_is_no_longer_than_the_chunk(steps):
     joined = ramp(np.zeros((4, 1), np.float32), np.ones(1, np.float32), steps)
-    assert np.allclose(joined[:, 0], [0.875, 0.625, 0.375, 0.125])
+    assert np.allclose(joined[:, 0], [1.0, 0.75, 0.5, 0.25])
+
+
+def test_a_chunk_of_one_action_can_be_joined():
+    assert np.allclose(ramp(np.zeros((1, 1), np.float32), np.ones(1, np.float32), 4), 1.0)
 
 
 # --- which references are joined
@@ -112,13 +140,13 @@ def test_real_time_chunking_is_given_the_actions_of_the_one_before_for_its_own_t
     references.next(lambda prefix: (first, np.zeros(3)), 10, 5, 1, None)
     vla = Vla()
     references.next(vla, 22, 5, 1, Source.VLA)
-    assert vla.prefixes[0].frozen == 5 and np.array_equal(vla.prefixes[0].actions, first[12:])
+    assert vla.prefixes[0].frozen == 5 and np.array_equal(vla.prefixes[0].actions, first[12:27])  # 10 more
 
 
 def test_a_blend_asks_for_an_ordinary_reference_and_fades_it_in():
     chunk, prefix, joined = two("blend")
     assert prefix is None and joined == 1
-    assert (chunk.actions[:5] == 0.5).all() and (chunk.actions[5 + BLEND_TICKS:] == -0.5).all()
+    assert (chunk.actions[:5] == 0.5).all() and (chunk.actions[5 + FADE_TICKS:] == -0.5).all()
     assert np.abs(np.diff(chunk.actions[:, 0])).max() < 0.1
 
 

@@ -8,6 +8,7 @@ from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.joining import FADE_TICKS
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.nodes.vla_node import VlaNode
 from rlt_ros.ros import qos
@@ -103,7 +104,7 @@ def test_references_are_joined_while_the_robot_executes_them(graph, start, peer,
     prefixes = [prefix for prefix in asked if prefix is not None]
     before, after = list(sent.values())[-2:]
     steps = after.tick - before.tick  # the prefix is what was published, from the new frame's tick on
-    actions = np.array(before.actions).reshape(50, 4)[steps:]
+    actions = np.array(before.actions).reshape(50, 4)[steps:steps + 5 + FADE_TICKS]
     assert any(prefix.frozen == 5 and np.array_equal(prefix.actions, actions) for prefix in prefixes)
 
 
