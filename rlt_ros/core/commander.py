@@ -8,6 +8,7 @@ import numpy as np
 
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.joining import ramp
 from rlt_ros.core.observations import ReferenceBuffer, TokenBuffer, TokenFrame, rl_proprio
 
 # (token [D], rl_proprio [2P], reference [C, A]) -> mean chunk [C, A]
@@ -47,7 +48,9 @@ class Commander:
         lookahead_steps: int = 3,
         exploration_std: float = 0.0,
         seed: int = 0,
+        join_ticks: int = 0,
     ):
+        """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once."""
         sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
         for name, value in sizes:
             if value < 1:
@@ -59,6 +62,9 @@ class Commander:
         self.policy: Policy | None = None
         self.policy_version = 0
         self._offered: tuple[Policy, int] | None = None
+        if join_ticks < 0:
+            raise ValueError(f"join_ticks: got {join_ticks}, expected 0 (chunks are not joined) or more")
+        self.join_ticks = join_ticks
         self._tokens = TokenBuffer(latency_ticks, max_age_ticks)
         self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
         self._rng = np.random.default_rng(seed)
@@ -66,6 +72,7 @@ class Commander:
         self._since_tick = 0
         self._episode = 0
         self._plan: Chunk | None = None
+        self._last: Chunk | None = None  # what was commanded last, by whomever
         self._human: np.ndarray | None = None
         self._human_age = 0
 
@@ -106,6 +113,11 @@ class Commander:
 
     def step(self, tick: int, proprio: np.ndarray | None) -> Command:
         """The command for `tick`.  proprio: float32 [P] now, None when it is missing or stale."""
+        command = self._step(tick, proprio)
+        self._last = command.candidate
+        return command
+
+    def _step(self, tick: int, proprio: np.ndarray | None) -> Command:
         try:
             if self._human is not None:
                 return Command(self._human_chunk(tick))
@@ -141,7 +153,8 @@ class Commander:
             raise _Hold("no fresh reference")
         chunk, reference = found
         if self._phase is Phase.APPROACH or self.policy is None:
-            return self._chunk(tick, reference.clip(-1.0, 1.0), chunk.observation_tick, Source.VLA, 0)
+            actions = self._joined(tick, reference.clip(-1.0, 1.0), Source.VLA)
+            return self._chunk(tick, actions, chunk.observation_tick, Source.VLA, 0)
         frame = self._tokens.at(tick, self._since_tick)
         if frame is None:
             raise _Hold("no fresh RL token")
@@ -150,7 +163,17 @@ class Commander:
             raise _Hold(f"policy {self.policy_version} gave {mean.shape}, expected finite {reference.shape}")
         if self.exploration_std > 0.0:
             mean = mean + self.exploration_std * self._rng.standard_normal(mean.shape, dtype=np.float32)
-        return self._chunk(tick, mean.clip(-1.0, 1.0), frame.tick, Source.ACTOR, self.policy_version)
+        actions = self._joined(tick, mean.clip(-1.0, 1.0), Source.ACTOR)
+        return self._chunk(tick, actions, frame.tick, Source.ACTOR, self.policy_version)
+
+    def _joined(self, tick: int, actions: np.ndarray, source: Source) -> np.ndarray:
+        """`actions` from `tick` on, begun from what the robot was doing in the tick before: no jump of its velocity."""
+        if self.join_ticks == 0:
+            return actions
+        if self._last is None or not self._last.covers(tick - 1):  # it stands
+            return ramp(actions, np.zeros(self.action_dim, dtype=np.float32), self.join_ticks, same_driver=False)
+        last = self._last.slice(tick - 1, 1)[0]
+        return ramp(actions, last, self.join_ticks, self._last.source is source)
 
     def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
         return Chunk(tick, actions, observation_tick, source, self._episode, version)

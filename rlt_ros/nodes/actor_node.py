@@ -36,6 +36,9 @@ class ActorNode(RltNode):
         lookahead_steps: int = parameter(
             3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10
         )
+        join_ticks: int = parameter(
+            4, "a new chunk begins from the action before it and is itself so much later; 0: at once", unit="ticks", low=0
+        )
         phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
         episode_timeout_s: float = parameter(
@@ -57,6 +60,7 @@ class ActorNode(RltNode):
             lookahead_steps=p.lookahead_steps,
             exploration_std=p.exploration_std,
             seed=p.seed,
+            join_ticks=p.join_ticks,
         )
         self.key = read_key(p.weights_key_file) if p.weights_key_file else None
         self.refused_weights: Counter[str] = Counter()  # reason -> how often

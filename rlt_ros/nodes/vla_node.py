@@ -10,21 +10,25 @@ from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.joining import DEFAULT_JOIN, Join, References
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import chunk_to_msg, image_from_msg, proprio_from_msg, stamp_ns, state_to_msg
+from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, image_from_msg, proprio_from_msg, stamp_ns, state_to_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.vla import load
-from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Schedule
+from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule
 from rlt_ros.vla.traced import TracedVLA
+
+SILENT_TICKS = 2  # a gate whose last command is so much older than the frame is not heard
 
 
 class VlaNode(RltNode):
     """Run the VLA on the frames that the chunk boundaries need, and the prefix alone on those in between.
 
-    Subscribes: camera/<name>/image (Image), proprio (Proprio), episode/state (EpisodeState).
+    Subscribes: camera/<name>/image (Image), proprio (Proprio), episode/state (EpisodeState), command/executed
+    (ActionChunk: who drives; references are joined to one another while the robot executes them).
     Publishes: vla/reference (ActionChunk, H steps from the frame's tick on), vla/rl_state (RLState).
     """
 
@@ -35,6 +39,9 @@ class VlaNode(RltNode):
         max_proprio_age_ticks: int = parameter(2, "proprioception of a frame may be so much older", unit="ticks", low=0)
         threads: int = parameter(1, "torch threads", low=1)
         trace: bool = parameter(True, "record the model's operations once: the same numbers in half the time on a CPU")
+        join: str = parameter(
+            DEFAULT_JOIN.value, "how a reference goes on from the one before", choices=tuple(how.value for how in Join)
+        )
 
     def on_configure_(self) -> None:
         import torch
@@ -42,7 +49,7 @@ class VlaNode(RltNode):
         torch.set_num_threads(self.params.threads)
         self.model = load(self.params.model)
         if self.params.trace:
-            self.model = TracedVLA(self.model)
+            self.model = TracedVLA(self.model, joins=self.params.join == Join.RTC.value)
         # The first inference allocates; it must not be the one that the robot waits for.
         size = self.model.image_size
         blank = {name: np.zeros((size, size, 3), np.uint8) for name in self.model.camera_names}
@@ -53,6 +60,9 @@ class VlaNode(RltNode):
         p = self.params
         self.joiner = FrameJoiner(self.model.camera_names, self.control.period_ns, round(p.max_skew_s * 1e9))
         self.schedule = Schedule(p.chunk_steps, p.latency_ticks)
+        self.latency = Latency(self.control.period_ns, p.latency_ticks)
+        self.joined = References(p.join)
+        self.executed: Chunk | None = None
         self.queue = FrameQueue()
         self.forecast = Forecast(p.chunk_steps, self.control.period_ns)
         self.proprios: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
@@ -68,6 +78,7 @@ class VlaNode(RltNode):
             self.subscribe(Image, f"camera/{name}/image", lambda msg, name=name: self.on_image(name, msg), qos.SENSOR)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
 
     def on_activate_(self) -> None:
         self.worker = threading.Thread(target=self.work, name="vla", daemon=True)
@@ -80,6 +91,9 @@ class VlaNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.phase, self.episode = Phase(msg.phase), msg.episode
+
+    def on_executed(self, msg: ActionChunk) -> None:
+        self.executed = chunk_from_msg(msg, self.model.action_dim)
 
     def on_proprio(self, msg: Proprio) -> None:
         self.proprios.append(proprio_from_msg(msg, self.model.proprio_dim))
@@ -128,10 +142,13 @@ class VlaNode(RltNode):
                 full, others = work
                 begin = time.monotonic()
                 if full is not None:
-                    actions, token = self.model.infer(full.images, full.proprio)
-                    self.send(full, token, actions)
+                    ahead = self.schedule.ahead(full.tick)
+                    reference, token = self.look(full, ahead)
+                    self.send(full, token, reference)
                     self.full_ms.append(1e3 * (time.monotonic() - begin))
-                    self.late += self.control.tick(self.now_ns()) >= full.tick + self.params.latency_ticks
+                    self.latency.took(self.now_ns() - self.control.stamp_ns(full.tick))
+                    self.late += self.control.tick(self.now_ns()) >= full.tick + ahead
+                    self.schedule.expect(max(self.params.latency_ticks, self.latency.ticks))
                 elif others:
                     for frame, token in zip(
                         others, self.model.tokens([(f.images, f.proprio) for f in others]), strict=True
@@ -142,20 +159,43 @@ class VlaNode(RltNode):
         except Exception as error:
             self.fail(error)
 
-    def send(self, frame: FrameSet, token: np.ndarray, actions: np.ndarray | None = None) -> None:
-        if actions is not None:
-            chunk = Chunk(frame.tick, np.clip(actions, -1.0, 1.0), frame.tick, Source.VLA, self.episode)
-            self.references.publish(chunk_to_msg(chunk, self.control))
+    def look(self, frame: FrameSet, ahead: int) -> tuple[Chunk, np.ndarray]:
+        """Reference and token of a frame; the reference is used `ahead` ticks later."""
+        executed = self.executed
+        # Of a gate that fell silent nobody knows what the robot does.
+        driver = executed.source if executed is not None and executed.tick >= frame.tick - SILENT_TICKS else None
+        infer = lambda prefix: self.model.infer(frame.images, frame.proprio, prefix)  # noqa: E731
+        return self.joined.next(infer, frame.tick, ahead, self.episode, driver)
+
+    def send(self, frame: FrameSet, token: np.ndarray, reference: Chunk | None = None) -> None:
+        if reference is not None:
+            self.references.publish(chunk_to_msg(reference, self.control))
         self.states.publish(state_to_msg(TokenFrame(frame.tick, token, frame.proprio), self.control, frame.stamp_ns))
 
     def on_diagnostics_(self) -> dict:
         missing = self.joiner.waiting_for()
-        self.problem = f"no picture yet from {', '.join(missing)}" if missing else ""
+        self.problem = f"no picture yet from {', '.join(missing)}" if missing else self.slowness()
         mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
         return {
             "frame_delay_ms": round(self.forecast.delay_ms, 1),
             "reference_ms": mean(self.full_ms),
             "prefix_ms": mean(self.prefix_ms),
+            "latency_ms": round(self.latency.ns / 1e6, 1),
+            "latency_ticks": self.latency.ticks,
             "late_references": self.late,
+            "joined_references": self.joined.joined,
             "dropped_frames": self.queue.dropped,
         }
+
+    def slowness(self) -> str:
+        """What to set when references take longer than latency_ticks; "" when they do not."""
+        p, needed = self.params, self.latency.ticks
+        if needed <= p.latency_ticks:
+            return ""
+        # The next reference is as late as this one, and a boundary may just have missed it.
+        age = needed + max(needed, p.chunk_steps)
+        older = f" and max_age_ticks to {age}" if age > p.max_age_ticks else ""
+        return (
+            f"references take {self.latency.ns / 1e6:.0f} ms from their frame, {needed} ticks, and latency_ticks is "
+            f"{p.latency_ticks}; set latency_ticks to {needed}{older} for all nodes, or make the VLA faster"
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from rlt_ros.core.joining import Join
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
 from rlt_ros.sim.task import EVALUATION_SEED, Task, TaskEnv, load_task
 
@@ -44,8 +45,11 @@ def session_settings(session: Path) -> tuple[Timing, str]:
         return Timing(), ""
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     section = lambda name: (content.get(name) or {}).get("ros__parameters") or {}  # noqa: E731
-    known = section("/**") | {k: v for k, v in section("/**/replay_node").items() if k == "stride"}
-    timing = Timing(**{f.name: int(known[f.name]) for f in fields(Timing) if f.name in known})
+    # Sessions from before chunks were joined say nothing of it.
+    known = {"join_ticks": 0, "join": Join.NONE.value} | section("/**")
+    for node, names in (("replay_node", ["stride"]), ("actor_node", ["join_ticks"]), ("vla_node", ["join"])):
+        known |= {name: value for name, value in section(f"/**/{node}").items() if name in names}
+    timing = Timing(**{f.name: type(f.default)(known[f.name]) for f in fields(Timing) if f.name in known})
     return timing, str(section("/**/vla_node").get("model", ""))
 
 
@@ -80,8 +84,8 @@ def evaluate(
         if policy != "base":
             actor = load_policy(Path(policy))[0]
             practised, model = session_settings(Path(policy))
-        vla = TracedVLA(load(checkpoint or model or task.name))
         timing = timing or practised
+        vla = TracedVLA(load(checkpoint or model or task.name), joins=timing.join == Join.RTC.value)
         if actor is not None:
             wanted = Dims(vla.token_dim, 2 * task.proprio_dim, task.action_dim, timing.chunk_steps)
             if actor.dims != wanted:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rlt_ros.core.joining import Prefix
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
@@ -36,13 +38,27 @@ class FrozenVLA:
         """Restart the noise that reference chunks are sampled from."""
         self._generator.manual_seed(seed)
 
-    @torch.inference_mode()
-    def infer(self, images: dict[str, np.ndarray], proprio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One observation -> (reference chunk float32 [H, A] in [-1, 1], RL token float32 [D])."""
+    @torch.no_grad()
+    def infer(
+        self, images: dict[str, np.ndarray], proprio: np.ndarray, prefix: Prefix | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One observation -> (reference chunk float32 [H, A] in [-1, 1], RL token float32 [D]).
+
+        prefix: what the chunk is to go on from (real-time chunking), from the observation's tick on.
+        """
         pixels, state = self._inputs([(images, proprio)])
         cache, embeddings = self._policy.prefix(pixels)
         token = self._token.encode(embeddings)
-        return self._policy.sample(cache, state, self._generator)[0].numpy(), token[0].numpy()
+        return self._policy.sample(cache, state, self._generator, self.guide(prefix))[0].numpy(), token[0].numpy()
+
+    def guide(self, prefix: Prefix | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Target [1, H, A] and weights [1, H, 1] for the flow. VLAError when the prefix is of another robot."""
+        if prefix is None:
+            return None
+        if prefix.actions.shape[1] != self.action_dim:
+            raise VLAError(f"prefix: {prefix.actions.shape[1]} actions a step, expected {self.action_dim}")
+        weights = torch.from_numpy(prefix.weights(self.horizon))[None, :, None]
+        return torch.from_numpy(prefix.target(self.horizon))[None], weights
 
     @torch.inference_mode()
     def tokens(self, observations: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> np.ndarray:

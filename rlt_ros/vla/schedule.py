@@ -58,13 +58,29 @@ class Schedule:
     A chunk boundary b needs a reference and a token from a frame of at most b - L (L = latency_ticks), and the newest
     such frame is the best: it gets the full inference. With frames every second tick and L = 5, C = 10 these are the
     ticks with f % 10 == 5. Cameras that hit no such tick use their last frame before it.
+
+    Where the VLA takes longer than L, it is asked earlier; where longer than a chunk, with the newest frame at any time.
     """
 
     def __init__(self, chunk_steps: int, latency_ticks: int) -> None:
         self.chunk_steps = chunk_steps
-        self.phase = -latency_ticks % chunk_steps
+        self.expect(latency_ticks)
         self._last_tick: int | None = None
         self._interval = 1
+
+    def expect(self, ticks: int) -> None:
+        """From now on a reference is there `ticks` after its frame, or is not used before."""
+        self.ticks = ticks
+        self.phase = -ticks % self.chunk_steps
+
+    @property
+    def always(self) -> bool:
+        """Whether the VLA is slower than a chunk: there is always a next reference to be asked for."""
+        return self.ticks > self.chunk_steps
+
+    def ahead(self, tick: int) -> int:
+        """So many ticks after its frame's is the first boundary that a reference of `tick` serves."""
+        return self.ticks + (self.phase - tick) % self.chunk_steps
 
     def is_full(self, tick: int) -> bool:
         """True when no later frame can be expected before the next tick that needs a reference."""
@@ -72,7 +88,7 @@ class Schedule:
             self._interval = tick - self._last_tick
         self._last_tick = tick
         to_go = (self.phase - tick) % self.chunk_steps
-        return to_go < self._interval
+        return self.always or to_go < self._interval
 
 
 class Forecast:
@@ -113,6 +129,40 @@ class Forecast:
         if due_ns < -self.OVERDUE_TICKS * self._period_ns:
             return self.ALL
         return max(0, int(due_ns // median(tuple(self._costs))))
+
+
+class Latency:
+    """How long references take, from the beginning of their frame's tick until they are there. Times in ns.
+
+    As long as little is known it is what the configuration promises. Single ones that took far longer than the others
+    (the first of a model, a pause of the machine) say nothing about the next and are left out. Used from two threads.
+    """
+
+    ENOUGH = 5
+    FAR = 3.0  # times the median
+    TRAVEL_NS = 2_000_000  # from here to whoever uses it
+
+    def __init__(self, period_ns: int, promised_ticks: int) -> None:
+        self._period_ns, self._promised = period_ns, promised_ticks
+        self._newest: deque[int] = deque(maxlen=50)
+
+    def took(self, duration_ns: int) -> None:
+        """A reference was there so long after its frame's tick began."""
+        self._newest.append(max(0, duration_ns))  # a camera whose clock is ahead takes no less than no time
+
+    @property
+    def ns(self) -> int:
+        """What 19 of 20 keep."""
+        newest = sorted(self._newest)
+        if len(newest) < self.ENOUGH:
+            return self._promised * self._period_ns
+        usual = [duration for duration in newest if duration <= self.FAR * newest[len(newest) // 2]]
+        return usual[-(-19 * len(usual) // 20) - 1] + self.TRAVEL_NS
+
+    @property
+    def ticks(self) -> int:
+        """The same in ticks, rounded up: the least `latency_ticks` that is kept."""
+        return -(-self.ns // self._period_ns)
 
 
 class FrameQueue:

@@ -180,6 +180,130 @@ def test_hearing_the_same_phase_again_changes_nothing():
     assert c.step(101, PROPRIO).planned is None
 
 
+# --- joined chunks
+
+
+def jumps(c, ticks, proprio=PROPRIO):
+    """Change of the first action's first component from each tick to the next, and what was commanded."""
+    actions = np.array([c.step(t, proprio).candidate.actions[0, 0] for t in ticks])
+    return np.diff(actions), actions
+
+
+def from_chunk_to_chunk():
+    values = iter((0.5, -0.5, 0.5))
+    return lambda token, proprio, ref: np.full((10, 2), next(values), dtype=np.float32)
+
+
+def test_the_velocity_does_not_jump_where_a_chunk_follows_another():
+    c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
+    change, actions = jumps(c, range(100, 120))
+    assert np.allclose(actions[4:10], 0.5) and np.allclose(actions[14:], -0.5)
+    assert np.allclose(change[9:14], [0.0, -0.25, -0.25, -0.25, -0.25], atol=1e-6)  # the seam and the ramp
+
+
+def test_without_joining_it_does():
+    change, _ = jumps(commander(policy=from_chunk_to_chunk(), observed=(95, 105)), range(100, 120))
+    assert change[9] == -1.0
+
+
+def test_the_actor_begins_with_what_the_reference_was_doing():
+    c = commander(Phase.APPROACH, policy=constant(0.5), join_ticks=4)
+    executed(c, range(90, 110))
+    c.set_phase(Phase.CRITICAL, 0, 1)
+    last, gap = 0.109, 0.5 - 0.109
+    assert np.allclose(jumps(c, range(110, 116))[1], [last + gap * k / 4 for k in (0, 1, 2, 3, 4, 4)], atol=1e-5)
+
+
+def test_after_a_release_it_begins_with_the_humans_last_action():
+    c = commander(policy=constant(0.5), join_ticks=4)
+    c.set_human(np.full(2, -0.5))
+    executed(c, range(100, 103))
+    c.set_human(None)
+    command = c.step(103, PROPRIO)
+    assert command.candidate.source is Source.ACTOR
+    assert np.allclose(command.planned.actions[:, 0], [-0.5, -0.25, 0.0, 0.25] + [0.5] * 6)
+
+
+def bold(token, proprio, ref):
+    return np.tile(np.float32([[0.5], [-0.5]]), (5, 2))
+
+
+def test_a_bold_actor_is_not_smoothed_but_begins_where_another_ended():
+    c = commander(policy=bold, observed=(95, 105), join_ticks=4)
+    c.set_human(np.full(2, -0.5))
+    executed(c, range(95, 100))
+    c.set_human(None)
+    first, second = (executed(c, range(t, t + 10)) for t in (100, 110))
+    assert first == [-0.5, -1.0, 0.0, -0.75] + [0.5, -0.5] * 3 and second == [0.5, -0.5] * 5
+
+
+def test_the_human_is_obeyed_at_once():
+    c = commander(policy=constant(0.5), join_ticks=4)
+    executed(c, range(100, 106))
+    c.set_human(np.full(2, -0.5))
+    assert executed(c, [106]) == [-0.5]
+
+
+def test_after_a_hold_it_begins_from_rest():
+    c = commander(policy=constant(0.5), join_ticks=4)
+    executed(c, range(100, 106))
+    assert c.step(106, None).hold_reason == "no proprioception"
+    assert executed(c, range(107, 112)) == [0.0, 0.125, 0.25, 0.25, 0.3125]  # at 110 the grid's own chunk goes on from there
+
+
+def test_a_hold_stops_at_once():
+    c = commander(policy=constant(0.5), join_ticks=4)
+    executed(c, range(100, 106))
+    assert not c.step(106, None).candidate.actions.any()
+
+
+def test_ticks_that_were_skipped_are_taken_as_the_robot_bridged_them():
+    c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
+    executed(c, range(100, 109))
+    assert executed(c, [111]) == [0.5]  # the candidate of 108 reached to 110: the robot went on at 0.5
+    c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
+    executed(c, range(100, 108))
+    assert executed(c, [111]) == [0.0]  # longer than that it stood
+
+
+def test_what_is_planned_is_what_is_executed():
+    c = commander(policy=from_chunk_to_chunk(), observed=(95, 105), join_ticks=4)
+    commands = [c.step(t, PROPRIO) for t in range(100, 120)]
+    for planned in (commands[0].planned, commands[10].planned):
+        done = [command.candidate.actions[0] for command in commands[planned.tick - 100:planned.tick - 90]]
+        assert np.array_equal(planned.actions, done)
+
+
+def test_joining_for_less_than_no_time_is_refused():
+    with pytest.raises(ValueError, match="join_ticks: got -1"):
+        commander(join_ticks=-1)
+
+
+# --- a VLA that is slower than a chunk
+
+
+@pytest.mark.parametrize("policy", [None, constant(0.5)])
+def test_the_old_reference_is_gone_on_with_by_its_age_up_to_a_limit(policy):
+    calls = []
+    c = commander(policy=policy and constant(0.5, calls), observed=(95,))
+    for tick in range(100, 130):
+        command = c.step(tick, PROPRIO)
+        assert command.hold_reason == ""
+        if policy is None:
+            assert np.allclose(command.candidate.actions[0], [tick / 1000, -tick / 1000])
+    assert policy is None or np.allclose([call[2][0, 0] for call in calls], [0.1, 0.11, 0.12])
+    assert "no fresh" in c.step(130, PROPRIO).hold_reason  # 35 ticks old, 25 are allowed
+
+
+def test_a_reference_that_comes_after_the_hold_moves_it_on():
+    c = commander()
+    for tick in range(100, 131):
+        command = c.step(tick, PROPRIO)
+    assert command.hold_reason
+    c.add_reference(reference(110))
+    assert executed(c, [131]) == [0.131]
+
+
 # --- policies
 
 

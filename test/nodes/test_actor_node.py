@@ -72,10 +72,13 @@ class Driven:
         graph.spin_until(lambda: (self.drive(phase, **kwargs), condition())[1], what)
 
 
+# A busy machine may not send anything for a while; that it is required has its own tests.
+PATIENT = {"exploration_std": 0.0, "proprio_timeout_s": 2.0, "episode_timeout_s": 2.0}
+
+
 @pytest.fixture
 def driven(start, peer):
-    # A busy machine may not send anything for a while; that it is required has its own tests.
-    return Driven(start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0, episode_timeout_s=2.0), peer)
+    return Driven(start(ActorNode, join_ticks=0, **PATIENT), peer)
 
 
 def test_idle_holds_and_the_approach_executes_the_reference(graph, driven):
@@ -167,6 +170,28 @@ def test_human_overrides_the_actor_and_gives_back_on_release(graph, driven, peer
     np.testing.assert_allclose(driven.candidates[-1].actions[:4], HUMAN)
     driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
+
+
+def test_after_a_release_the_actor_begins_with_the_humans_last_action(graph, start, peer):
+    driven = Driven(start(ActorNode, join_ticks=4, **PATIENT), peer)
+    driven.weights(weights(1))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+
+    def steered() -> bool:
+        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
+        return driven.source() == Source.HUMAN
+
+    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
+    first = next(i for i in range(len(driven.candidates))[::-1] if driven.candidates[i].source == Source.HUMAN) + 1
+    release = driven.candidates[first]
+    # A candidate reaches three ticks; had the machine paused for longer, the robot would have stood.
+    before = HUMAN[0] if release.tick - driven.candidates[first - 1].tick <= 3 else 0.0
+    assert list(release.actions[[0, 4, 8]]) == pytest.approx([before + (ACTED - before) * k / 4 for k in range(3)], abs=1e-5)
+    plans = lambda: [plan for plan in driven.planned if plan.tick == release.tick]  # noqa: E731
+    graph.spin_until(plans, "the chunk")
+    assert list(plans()[0].actions[:4]) == list(release.actions[:4])
 
 
 def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):

@@ -1,11 +1,14 @@
 """The frozen VLA on frames."""
 
+import time
+
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.joining import FADE_TICKS
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.nodes.vla_node import VlaNode
 from rlt_ros.ros import qos
@@ -22,15 +25,18 @@ class Cameras:
         self.images = {name: peer.say(Image, f"camera/{name}/image", qos.SENSOR) for name in ("wrist", "base")}
         self.proprio = peer.say(Proprio, "proprio", qos.SENSOR)
         self.episode = peer.say(EpisodeState, "episode/state", qos.STATE)
+        self.executed = peer.say(ActionChunk, "command/executed", qos.COMMAND)
         self.frame = peer.tick() // 10 * 10 + 1
         self.sent = 0
 
-    def send(self, phase: Phase, size: int = 96) -> None:
+    def send(self, phase: Phase, size: int = 96, driver: Source | None = None, episode: int = 1, now: bool = False) -> None:
         if self.peer.tick() == self.sent:
             return
         self.sent = self.peer.tick()
-        self.frame += 2
-        self.episode(self.peer.episode(phase, start_tick=0))
+        self.frame = self.sent if now else self.frame + 2
+        self.episode(self.peer.episode(phase, start_tick=0, episode=episode))
+        if driver is not None:
+            self.executed(self.peer.chunk(self.frame, [0.0] * 4, source=driver))
         self.proprio(self.peer.proprio(self.frame))
         for say in self.images.values():
             say(image_to_msg(np.zeros((size, size, 3), np.uint8), self.peer.clock.stamp_ns(self.frame)))
@@ -69,6 +75,95 @@ def test_idle_phase_costs_no_inference(graph, cameras):
 def test_picture_of_the_wrong_size_is_dropped_and_named(graph, cameras):
     cameras.until(graph, Phase.APPROACH, lambda: cameras.node.rejected["camera/wrist/image"] > 0, "the drop", size=48)
     assert not cameras.references
+
+
+# --- references that go on from one another
+
+
+def diagnostics(node) -> dict:
+    return node.on_diagnostics_()
+
+
+@pytest.mark.parametrize("join", ["rtc", "blend"])
+def test_references_are_joined_while_the_robot_executes_them(graph, start, peer, checkpoint, join):
+    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, join=join), peer)
+    asked, infer = [], cameras.node.model.infer
+
+    def remembered(images, proprio, prefix):
+        asked.append(prefix)
+        return infer(images, proprio, prefix)
+
+    cameras.node.model.infer = remembered
+    joined = lambda: diagnostics(cameras.node)["joined_references"]  # noqa: E731
+    cameras.until(graph, Phase.APPROACH, lambda: joined() > 2, "joined references", driver=Source.VLA)
+    if join == "blend":
+        assert not any(asked)  # the cross-fade is done with what the model gives in any case
+        return
+    graph.spin_until(lambda: len(cameras.references) >= joined() + 1, "the references themselves")
+    sent = {msg.tick: msg for msg in cameras.references}
+    prefixes = [prefix for prefix in asked if prefix is not None]
+    before, after = list(sent.values())[-2:]
+    steps = after.tick - before.tick  # the prefix is what was published, from the new frame's tick on
+    actions = np.array(before.actions).reshape(50, 4)[steps:steps + 5 + FADE_TICKS]
+    assert any(prefix.frozen == 5 and np.array_equal(prefix.actions, actions) for prefix in prefixes)
+
+
+@pytest.mark.parametrize("driver", [None, Source.HUMAN, Source.ACTOR])
+def test_nothing_is_joined_while_another_drives_or_nobody_says_who(graph, start, peer, checkpoint, driver):
+    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, join="blend"), peer)
+    cameras.until(graph, Phase.CRITICAL, lambda: len(cameras.references) > 3, "references", driver=driver)
+    assert diagnostics(cameras.node)["joined_references"] == 0
+
+
+def test_what_a_gate_said_that_fell_silent_is_not_believed(graph, start, peer, checkpoint):
+    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, join="blend"), peer)
+    joined = lambda: diagnostics(cameras.node)["joined_references"]  # noqa: E731
+    cameras.until(graph, Phase.APPROACH, lambda: joined() > 0, "joined references", driver=Source.VLA)
+    silent = len(cameras.references)
+    cameras.until(graph, Phase.APPROACH, lambda: len(cameras.references) > silent + 1, "references after it")
+    before, heard = joined(), len(cameras.references)
+    cameras.until(graph, Phase.APPROACH, lambda: len(cameras.references) > heard + 2, "more references")
+    assert joined() == before
+
+
+def test_no_episode_is_joined_to_the_one_before(graph, start, peer, checkpoint):
+    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, join="blend"), peer)
+    prefixes = []
+    cameras.node.joined._before = lambda *where, before=cameras.node.joined._before: prefixes.append(
+        (where, before(*where))) or prefixes[-1][1]
+    for episode in (1, 2):
+        heard = len(cameras.references)
+        cameras.until(graph, Phase.APPROACH, lambda n=heard: len(cameras.references) > n + 2, "references",
+                      driver=Source.VLA, episode=episode)
+    firsts = [next(prefix for (_, _, of), prefix in prefixes if of == episode) for episode in (1, 2)]
+    assert firsts == [None, None] and prefixes[-1][1] is not None
+
+
+# --- a VLA that is slower than promised
+
+
+def test_a_vla_slower_than_promised_is_asked_earlier_and_the_operator_is_told_what_to_set(graph, start, peer, checkpoint):
+    node = start(VlaNode, model=str(checkpoint), trace=False, latency_ticks=1, max_age_ticks=10)
+    infer = node.model.infer
+    node.model.infer = lambda *frame: (time.sleep(0.07), infer(*frame))[1]
+    cameras = Cameras(node, peer)
+    assert diagnostics(node)["latency_ticks"] == 1 and node.problem == "no picture yet from wrist, base"
+    cameras.until(graph, Phase.APPROACH, lambda: "latency_ticks" in (diagnostics(node), node.problem)[1], "the problem", now=True)
+    values = diagnostics(node)
+    needed = values["latency_ticks"]
+    assert needed >= 4 and values["latency_ms"] > 70 and values["late_references"] > 0
+    assert f"set latency_ticks to {needed} and max_age_ticks to {needed + max(needed, 10)} for all nodes" in node.problem
+    assert node.schedule.ticks >= 4  # it is asked so much before the boundary
+
+
+def test_a_vla_as_fast_as_promised_is_no_problem(graph, start, peer, checkpoint):
+    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, latency_ticks=25), peer)
+    cameras.until(graph, Phase.APPROACH, lambda: len(cameras.references) > 6, "references", now=True)
+    assert diagnostics(cameras.node)["latency_ticks"] <= 25 and cameras.node.problem == ""
+
+
+def test_a_way_of_joining_that_does_not_exist_fails_at_configure(make, checkpoint):
+    assert "'join' is 'glue', expected str one of" in make(VlaNode, model=str(checkpoint), join="glue").configure_error
 
 
 def test_checkpoint_that_is_not_there_fails_at_configure_with_its_path(make, tmp_path):

@@ -67,13 +67,21 @@ def test_any_gymnasium_task_is_evaluated(reacher, tmp_path):
 def test_a_session_is_evaluated_as_it_was_practised(reacher, tmp_path, monkeypatch):
     timing = {"chunk_steps": 6, "latency_ticks": 4, "max_age_ticks": 20, "stride": 3}
     session = session_of(tmp_path, 96, timing | {"model": str(reacher)}, hidden=(8,), ensemble=3, layer_norm=False)
-    assert session_settings(tmp_path) == (Timing(6, 4, 20, 3), str(reacher))
+    before_joining = Timing(6, 4, 20, 3, join_ticks=0, join="none")
+    assert session_settings(tmp_path) == (before_joining, str(reacher))
     used = []
     monkeypatch.setattr(module, "LockStep", lambda *args: used.append(args) or LockStep(*args))
     result = evaluate("reacher", session, episodes=1)
     assert result["episodes"] == 1
-    assert used[0][2] == Timing(6, 4, 20, 3)
+    assert used[0][2] == before_joining
     assert used[0][3] is not None
+
+
+def test_a_session_is_evaluated_with_its_chunks_joined_as_they_were(tmp_path):
+    sections = {"/**": {"chunk_steps": 6}, "/**/actor_node": {"join_ticks": 7}, "/**/vla_node": {"join": "blend"}}
+    content = {name: {"ros__parameters": values} for name, values in sections.items()}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    assert session_settings(tmp_path)[0] == Timing(chunk_steps=6, join_ticks=7, join="blend")
 
 
 def test_a_session_without_config_has_the_defaults(tmp_path):

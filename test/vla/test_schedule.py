@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Schedule
+from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule
 
 MS = 1_000_000
 PICTURE = np.zeros((2, 2, 3), np.uint8)
@@ -94,3 +94,60 @@ def test_forecast_leaves_room_for_what_is_done_before_the_next_reference():
     assert forecast.room(due - 19 * MS) == 0
     assert forecast.room(due + 30 * MS) == 0  # it may still come
     assert forecast.room(due + 41 * MS) == Forecast.ALL  # the cameras have stopped
+
+
+# --- a VLA that is slower than promised
+
+
+@pytest.mark.parametrize(("ticks", "asked", "ahead"), [(5, 5, 5), (7, 3, 7), (10, 0, 10)])
+def test_a_slower_vla_is_asked_earlier(ticks, asked, ahead):
+    schedule = Schedule(chunk_steps=10, latency_ticks=5)
+    schedule.expect(ticks)
+    full = [tick for tick in range(100, 130) if schedule.is_full(tick)]
+    assert [tick % 10 for tick in full] == [asked] * 3
+    assert schedule.ahead(full[0]) == ahead and (full[0] + ahead) % 10 == 0
+
+
+def test_a_frame_beside_the_grid_serves_the_boundary_after_its_latency():
+    schedule = Schedule(chunk_steps=10, latency_ticks=5)
+    assert [schedule.ahead(tick) for tick in (94, 95, 96)] == [6, 5, 14]
+
+
+def test_a_vla_slower_than_a_chunk_is_given_any_frame():
+    schedule = Schedule(chunk_steps=10, latency_ticks=5)
+    schedule.expect(11)
+    assert schedule.always and all(schedule.is_full(tick) for tick in range(20))
+    schedule.expect(10)
+    assert not schedule.always and sum(schedule.is_full(tick) for tick in range(20, 40)) == 2
+
+
+def latency(*took_ms, promised=5):
+    made = Latency(20 * MS, promised)
+    for duration in took_ms:
+        made.took(duration * MS)
+    return made
+
+
+def test_latency_is_what_was_promised_until_some_was_measured():
+    assert latency().ticks == 5 and latency(900, 60, 60, 60).ticks == 5
+    assert latency(60, 60, 60, 60, 60).ticks == 4  # with the way to the actor, just over three
+
+
+def test_the_first_inferences_of_a_model_are_no_latency():
+    assert latency(4000, 900, *[60] * 20).ticks == 4
+
+
+def test_a_pause_of_the_machine_is_no_latency():
+    assert latency(*[60] * 20, 700, *[60] * 5).ticks == 4
+
+
+def test_a_latency_that_one_in_ten_has_is_one():
+    assert latency(*[60, 60, 60, 60, 60, 60, 60, 60, 60, 110] * 3).ticks == 6
+
+
+def test_a_vla_that_became_slower_is_believed():
+    assert latency(*[60] * 50, *[250] * 50).ticks == 13
+
+
+def test_frames_from_the_future_are_no_latency():
+    assert latency(*[-500] * 10).ticks == 1  # the way to the actor
