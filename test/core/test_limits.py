@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.kinematics import Arm
@@ -318,6 +319,16 @@ def test_a_task_without_a_tool_still_holds_without_proprioception():
 def test_limits_of_a_tool_need_actions_that_move_it(limited):
     with pytest.raises(ValueError, match="has shoulder, elbow; set them to null"):
         bare(**limited)
+
+
+ROBOTS = sorted((Path(__file__).resolve().parents[2] / "config" / "robots").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", ROBOTS, ids=lambda path: path.stem)
+def test_a_robot_file_inherits_no_limit_of_the_simulated_arm(path):
+    own = yaml.safe_load(path.read_text())["/**/safety_node"]["ros__parameters"]["limits"]
+    layout = {"force_index": 8}
+    assert Limits.from_mapping(layout | own).action_limit < 1.0
 
 
 # --- velocity and acceleration
