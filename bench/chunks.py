@@ -23,6 +23,7 @@ from rlt_ros.core.joining import Join
 from rlt_ros.sim.evaluate import load_policy, wilson
 from rlt_ros.sim.lockstep import LockStep, Motion, Timing
 from rlt_ros.sim.task import EVALUATION_SEED, TaskEnv, load_task
+from rlt_ros.vla.schedule import needed_age
 
 # name -> how references are joined, whether the commander joins chunks, whether the robot waits
 STRATEGIES = {
@@ -112,7 +113,9 @@ def _begin(task: str, policy: str, join_ticks: int) -> None:
 def _episode(strategy: str, latency_ms: float, scene: int) -> dict:
     join, ramp, wait = STRATEGIES[strategy]
     latency = math.ceil(latency_ms * _env.task.rate / 1000)
-    timing = replace(Timing(), latency_ticks=latency, join_ticks=_join_ticks if ramp else 0, join=join.value)
+    # As the VLA node tells whoever has such a VLA.
+    age = max(Timing().max_age_ticks, needed_age(latency, Timing().chunk_steps))
+    timing = replace(Timing(), latency_ticks=latency, max_age_ticks=age, join_ticks=_join_ticks if ramp else 0, join=join.value)
     result = LockStep(_env, _vla, timing, _actor, latency=latency, wait=wait).run(scene)
     return {"success": result.success, "critical_steps": result.critical_steps, "motion": asdict(result.motion)}
 

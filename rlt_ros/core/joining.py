@@ -110,10 +110,15 @@ def ramp(actions: np.ndarray, last: np.ndarray, steps: int, same_driver: bool = 
     A chunk that is itself bold begins as it is: to smooth what it does inside in any case would cost it its aim.  When
     another drove until now they begin at `last` itself.
     """
-    inside = np.abs(np.diff(actions, axis=0)).max(0, initial=0.0) if same_driver else 0.0
-    gap = last - actions[0]
-    shift = gap - gap.clip(-inside, inside)
-    steps = min(steps, len(actions))
+    steps, gap = min(steps, len(actions)), last - actions[0]
+    shift = gap
+    if same_driver:
+        # Of the changes during the ramp those count that it does not take away from.
+        changes = np.diff(actions, axis=0)
+        bold = np.abs(changes)
+        bold[:steps] = np.maximum(0.0, -np.sign(gap) * changes[:steps])
+        inside = bold.max(0, initial=0.0)
+        shift = gap - gap.clip(-inside, inside)
     fade = 1.0 - np.arange(steps, dtype=np.float32) / steps
     joined = np.array(actions, dtype=np.float32)
     joined[:steps] += fade[:, None] * shift

@@ -18,7 +18,7 @@ from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, image_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.vla import load
-from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule
+from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule, needed_age
 from rlt_ros.vla.traced import TracedVLA
 
 SILENT_TICKS = 2  # a gate whose last command is so much older than the frame is not heard
@@ -192,8 +192,7 @@ class VlaNode(RltNode):
         p, needed = self.params, self.latency.ticks
         if needed <= p.latency_ticks:
             return ""
-        # The next reference is as late as this one, and a boundary may just have missed it.
-        age = needed + max(needed, p.chunk_steps)
+        age = needed_age(needed, p.chunk_steps)
         older = f" and max_age_ticks to {age}" if age > p.max_age_ticks else ""
         return (
             f"references take {self.latency.ns / 1e6:.0f} ms from their frame, {needed} ticks, and latency_ticks is "

@@ -165,6 +165,14 @@ class Latency:
         return -(-self.ns // self._period_ns)
 
 
+def needed_age(latency_ticks: int, chunk_steps: int) -> int:
+    """Ticks that references must be allowed to age where they come `latency_ticks` after their frame.
+
+    The next one is as late as this one, and a boundary may just have missed it.
+    """
+    return latency_ticks + max(latency_ticks, chunk_steps)
+
+
 class FrameQueue:
     """Hands frames from the callbacks to the worker: references first, the newest one only; the others in batches."""
 

@@ -78,6 +78,22 @@ def test_a_chunk_that_is_as_bold_itself_is_left_alone():
     assert np.array_equal(ramp(chunk, np.array([-0.5], np.float32), 4), chunk)
 
 
+def test_what_the_ramp_takes_away_from_does_not_count_as_bold():
+    chunk = np.zeros((10, 1), np.float32)
+    chunk[1:] = 0.3  # the chunk's only change is up, and the last action is above it
+    joined = ramp(chunk, np.array([0.5], np.float32), 4)
+    assert joined[0] == 0.5 and np.allclose(joined[4:], 0.3)
+
+
+def test_the_seam_is_never_the_largest_change():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        chunk = random.uniform(-0.3, 0.3, 4) + 0.1 * random.standard_normal((10, 4)).cumsum(0)
+        last = random.uniform(-0.3, 0.3, 4)
+        joined = ramp(chunk.clip(-0.9, 0.9), last, 4)
+        assert (np.abs(joined[0] - last) <= np.abs(np.diff(joined, axis=0)).max(0) + 1e-6).all()
+
+
 def test_but_not_where_another_drove_until_now():
     chunk = np.tile(np.float32([[0.25], [-0.25]]), (5, 1))
     joined = ramp(chunk, np.array([-0.25], np.float32), 4, same_driver=False)
