@@ -24,8 +24,8 @@ class Wanted:
     """What to read and how; 0 or "" leaves it to the source.
 
     source: device (/dev/video0, an index, or a URL that OpenCV opens), video file, or folder of pictures.
-    width, height: px, fps: 1/s, fourcc: pixel format on the wire such as MJPG; asked of a device, which may give others.
-    fps: for a file the speed at which it is played.
+    width, height [px], fps [1/s], fourcc (pixel format on the wire, such as MJPG): asked of a device, which may give
+    others. fps: for a file the speed at which it is played.
     loop: begin again at a file's end.
     """
 
@@ -90,7 +90,7 @@ class DeviceSource:
 
 
 def driver_age_s(driver_ms: float, now_s: float) -> float:
-    """How long ago [s] V4L2 says that the picture was taken, when it counts on this machine's monotonic clock; else 0."""
+    """Age of a picture [s] by V4L2's stamp, where that counts on this machine's monotonic clock; else 0."""
     age_s = now_s - driver_ms * 1e-3
     return age_s if 0.0 <= age_s < 1.0 else 0.0
 
@@ -103,7 +103,7 @@ class VideoSource:
 
         self._capture = cv2.VideoCapture(wanted.source)
         if not self._capture.isOpened():
-            raise CaptureError(f"video file {wanted.source} does not open; expected a format that OpenCV reads (mp4, avi)")
+            raise CaptureError(f"video file {wanted.source} does not open; expected one that OpenCV reads (mp4, avi)")
         rate_hz = wanted.fps or self._capture.get(cv2.CAP_PROP_FPS) or _USUAL_HZ
         self.period_s = 1.0 / rate_hz
         self.told = f"{wanted.source} at {rate_hz:g} Hz"
@@ -122,7 +122,8 @@ class FolderSource:
     def __init__(self, wanted: Wanted) -> None:
         self._files = sorted(path for path in Path(wanted.source).iterdir() if path.suffix.lower() in PICTURES)
         if not self._files:
-            raise CaptureError(f"folder {wanted.source} has no pictures; expected files ending in {', '.join(sorted(PICTURES))}")
+            raise CaptureError(f"folder {wanted.source} has no pictures; expected files ending in"
+                               f" {', '.join(sorted(PICTURES))}")
         self._next = 0
         self.period_s = 1.0 / (wanted.fps or _USUAL_HZ)
         self.told = f"{len(self._files)} pictures of {wanted.source} at {1 / self.period_s:g} Hz"

@@ -42,18 +42,20 @@ _LAYOUTS = {
     "bayer_rggb8": _Layout(1, "BayerBG2RGB"), "bayer_bggr8": _Layout(1, "BayerRG2RGB"),
     "bayer_gbrg8": _Layout(1, "BayerGR2RGB"), "bayer_grbg8": _Layout(1, "BayerGB2RGB"),
     "yuyv": _Layout(2, "YUV2RGB_YUYV", even=(2, 1)), "uyvy": _Layout(2, "YUV2RGB_UYVY", even=(2, 1)),
-    "nv12": _Layout(1, "YUV2RGB_NV12", rows=1.5, even=(2, 2)), "nv21": _Layout(1, "YUV2RGB_NV21", rows=1.5, even=(2, 2)),
+    "nv12": _Layout(1, "YUV2RGB_NV12", rows=1.5, even=(2, 2)),
+    "nv21": _Layout(1, "YUV2RGB_NV21", rows=1.5, even=(2, 2)),
 }  # fmt: skip
 _ALIASES = {"yuv422_yuy2": "yuyv", "yuv422": "uyvy"}
 _DEEP = {name[:-1] + "16" for name in _LAYOUTS if name.endswith("8")}  # the same with two bytes a value
 ENCODINGS = (*_LAYOUTS, *sorted(_DEEP), *_ALIASES)
 
 
-def to_rgb(encoding: str, height: int, width: int, step: int, data: Sequence[int], big_endian: bool = False) -> np.ndarray:
+def to_rgb(encoding: str, height: int, width: int, step: int, data: Sequence[int],
+           big_endian: bool = False) -> np.ndarray:
     """A raw picture as uint8 [height, width, 3] in RGB order, a copy of its own.
 
     Args:
-        encoding: one of ENCODINGS, the names of sensor_msgs/image_encodings. Of values of 16 bits the high byte is kept.
+        encoding: one of ENCODINGS, the names of sensor_msgs/image_encodings. Of 16 bits the high byte is kept.
         step: bytes a row, padding included. `data` is a buffer of bytes.
         big_endian: of values of 16 bits.
 
@@ -97,8 +99,8 @@ def _square(width: int, height: int, crop: Sequence[int]) -> tuple[int, int, int
     """left, top and side [px] of the centre square of a part of a picture."""
     x, y, w, h = crop or (0, 0, width, height)
     if x + w > width or y + h > height:
-        raise PictureError(f"picture is {width}x{height}, too small for crop [{x}, {y}, {w}, {h}] (x, y, width, height);"
-                           " change crop or the size that the camera sends")
+        raise PictureError(f"picture is {width}x{height}, too small for crop [{x}, {y}, {w}, {h}] (x, y, width,"
+                           " height); change crop or the size that the camera sends")
     side = min(w, h)
     return x + (w - side) // 2, y + (h - side) // 2, side
 
@@ -157,7 +159,8 @@ def shrink_compressed(data: bytes, size: int, crop: Sequence[int] = ()) -> np.nd
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise PictureError(f"{kind} picture cannot be decoded: {error.err}; look at the driver and the network") from None
+        raise PictureError(f"{kind} picture cannot be decoded: {error.err}; look at the driver and its"
+                           " network") from None
     if bgr is None or bgr.shape[:2] != (-(-height // parts), -(-width // parts)):
         raise PictureError(f"{kind} picture of {width}x{height} is damaged; look at the driver and the network")
     left, top, side = left // parts, top // parts, side // parts

@@ -17,9 +17,10 @@ class ProprioError(ValueError):
 class Velocity:
     """Velocity from positions and their stamps, for drivers that send none.
 
-    The difference of two positions over the time between their stamps, then a low pass of first order with time constant
-    `filter_s`: v += (dx / dt - v) * dt / (filter_s + dt). Two stamps that are hardly apart can therefore not make a large
-    velocity, and a change is seen to 63 % after `filter_s`. It begins with the first difference, again after a gap of 0.2 s.
+    The difference of two positions over the time between their stamps, then a low pass of first order with time
+    constant `filter_s`: v += (dx / dt - v) * dt / (filter_s + dt). Two stamps that are hardly apart can therefore not
+    make a large velocity, and a change is seen to 63 % after `filter_s`. It begins with the first difference, again
+    after a gap of 0.2 s.
     """
 
     def __init__(self, filter_s: float, angles: Sequence[bool] = ()) -> None:
@@ -133,7 +134,8 @@ class ProprioAssembler:
             if velocity is None or np.isnan(velocity).all():
                 position = _picked("positions", positions, names, rows)
                 if not np.isfinite(position).all():
-                    raise ProprioError(f"{part}: positions {position.tolist()} are not all finite; the reading is dropped")
+                    raise ProprioError(f"{part}: positions {position.tolist()} are not all finite; the reading is"
+                                       " dropped")
                 velocity = self._joint_velocity.see(stamp_ns, position)
             if velocity is not None:
                 self._add(part, tick, stamp_ns, velocity.astype(np.float32))
@@ -173,8 +175,8 @@ class ProprioAssembler:
             raise ProprioError(f"{part}: values {values.tolist()} are not all finite; the reading is dropped")
         late_ns = self._stamps.get(part, stamp_ns) - stamp_ns
         if late_ns > 0:
-            raise ProprioError(f"{part}: the stamp is {late_ns * 1e-6:.1f} ms older than the one before, expected a newer"
-                               " one; look for a second publisher on the topic")
+            raise ProprioError(f"{part}: the stamp is {late_ns * 1e-6:.1f} ms older than the one before, expected a"
+                               " newer one; look for a second publisher on the topic")
         self._values[part] = values
         self._ticks[part] = tick
         self._stamps[part] = stamp_ns

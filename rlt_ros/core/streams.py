@@ -47,8 +47,8 @@ class ClockOffset:
                                " set it")
         delay_ns = received_ns - stamp_ns
         if -delay_ns > self._max_ahead_ns:
-            raise self._refuse("ahead", f"the stamp is {-delay_ns * 1e-9:.3f} s ahead of this computer's clock, expected at"
-                               f" most {self._max_ahead_ns * 1e-9:g} s; synchronise the clocks (chrony or PTP)")
+            raise self._refuse("ahead", f"the stamp is {-delay_ns * 1e-9:.3f} s ahead of this computer's clock,"
+                               f" expected at most {self._max_ahead_ns * 1e-9:g} s; synchronise the clocks (chrony or PTP)")
         back = stamp_ns < self._newest_ns - _RESTART_NS
         if back and delay_ns > _RESTART_NS:
             raise self._refuse("order", self._older(stamp_ns))
@@ -57,8 +57,8 @@ class ClockOffset:
         return back
 
     def _older(self, stamp_ns: int) -> str:
-        return (f"the stamp is {(self._newest_ns - stamp_ns) * 1e-6:.1f} ms older than the one before, expected a newer one;"
-                " look for a second publisher on the topic or a driver that repeats itself")
+        return (f"the stamp is {(self._newest_ns - stamp_ns) * 1e-6:.1f} ms older than the one before, expected a newer"
+                " one; look for a second publisher on the topic or a driver that repeats itself")
 
     def _refuse(self, kind: str, text: str) -> StampError:
         self.refused[kind] += 1

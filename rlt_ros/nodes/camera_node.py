@@ -24,8 +24,8 @@ from rlt_ros.sim.task import load_task
 
 # What is said of a picture that is refused.
 _SAYS = {
-    "frozen": "repeats the same picture, bit for bit, for {same_s:.2f} s; look at its driver, or set its freeze_s to 0 if it"
-    " has no noise",
+    "frozen": "repeats the same picture, bit for bit, for {same_s:.2f} s; look at its driver, or set its freeze_s to 0"
+    " if it has no noise",
     "dark": "is black; look at its cap, the light and its exposure",
     "bright": "is blown out; look at the light and its exposure",
 }
@@ -35,19 +35,20 @@ _SAYS = {
 class CameraParameters:
     """What can be said of one camera, as cameras.<name>.<parameter>, or of all."""
 
-    transport: str = parameter("raw", "where the pictures come from: driver/<camera>/image, driver/<camera>/image/compressed,"
-                               " or `source` through OpenCV", choices=("raw", "compressed", "device", "file"))
+    transport: str = parameter("raw", "where the pictures come from: driver/<camera>/image,"
+                               " driver/<camera>/image/compressed, or `source` through OpenCV",
+                               choices=("raw", "compressed", "device", "file"))
     source: str = parameter("", "device (/dev/video0, an index, a URL), or video file or folder of pictures")
     width: int = parameter(0, "asked of a device; 0: its own", unit="px", low=0)
     height: int = parameter(0, "asked of a device; 0: its own", unit="px", low=0)
-    fps: float = parameter(0.0, "asked of a device, or the speed at which a file is played; 0: its own", unit="Hz", low=0.0)
+    fps: float = parameter(0.0, "asked of a device, or speed at which a file is played; 0: its own", unit="Hz", low=0.0)
     fourcc: str = parameter("", "pixel format asked of a device, such as MJPG; empty: its own")
     loop: bool = parameter(True, "begin a file again at its end")
     crop: list[int] = parameter([], "x, y, width, height of the part that is looked at; empty: all", unit="px", low=0)
     max_silence_s: float = parameter(1.0, "a camera that is silent for longer is reported", unit="s", low=0.0)
-    freeze_s: float = parameter(0.25, "the same picture, bit for bit, for longer is refused; 0: never", unit="s", low=0.0)
-    dark_level: int = parameter(10, "a picture whose values are all darker is refused; 0: never", low=0, high=255)
-    bright_level: int = parameter(250, "a picture whose values are all brighter is refused; 255: never", low=0, high=255)
+    freeze_s: float = parameter(0.25, "the same picture, bit for bit, for longer is refused; 0: off", unit="s", low=0.0)
+    dark_level: int = parameter(10, "a picture whose values are all darker is refused; 0: off", low=0, high=255)
+    bright_level: int = parameter(250, "a picture whose values are all brighter is refused; 255: off", low=0, high=255)
     max_ahead_s: float = parameter(0.1, "a picture stamped further in the future is refused", unit="s", low=0.0)
     max_delay_s: float = parameter(0.1, "pictures older than this on arrival are reported", unit="s", low=0.0)
     max_loss: float = parameter(0.1, "a larger part of the pictures missing is reported", low=0.0, high=1.0)
@@ -84,7 +85,7 @@ class Camera:
 class CameraNode(RltNode):
     """Shrink every camera's pictures to what the VLA looks at, so that big ones stay out of Python's other processes.
 
-    Subscribes: driver/<camera>/image (Image) or driver/<camera>/image/compressed (CompressedImage), as `transport` says.
+    Subscribes, as `transport` says: driver/<camera>/image (Image), driver/<camera>/image/compressed (CompressedImage).
     Publishes: camera/<camera>/image (Image, rgb8, with the stamp of the driver's), nothing of what is refused.
     """
 
@@ -220,12 +221,12 @@ class CameraNode(RltNode):
         if camera.capture is not None and camera.capture.trouble:
             camera.note("gone", f"has no pictures: {camera.capture.trouble}", now_s)
         if now_s - camera.heard_s > s.max_silence_s:
-            camera.note("silent", f"has sent no usable picture on {camera.place} for {now_s - camera.heard_s:.1f} s; look at"
-                        " its driver and its remapping", now_s)
+            camera.note("silent", f"has sent no usable picture on {camera.place} for {now_s - camera.heard_s:.1f} s;"
+                        " look at its driver and its remapping", now_s)
             return
         if stamps.delay_s > s.max_delay_s:
             camera.note("delay", f"sends pictures that are {stamps.delay_s:.3f} s old on arrival, more than max_delay_s"
-                        f" ({s.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or look for what delays it", now_s)
+                        f" ({s.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it", now_s)
         if stamps.loss > s.max_loss:
             camera.note("loss", f"loses {100 * stamps.loss:.0f} % of its pictures, more than max_loss ({s.max_loss:g});"
                         " look at its cable, the network and the processor's load", now_s)

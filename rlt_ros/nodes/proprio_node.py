@@ -114,7 +114,7 @@ class ProprioNode(RltNode):
                 self.troubles.note(
                     f"{stream} delay",
                     f"driver/{stream} is {clock.delay_s:.3f} s old on arrival, more than max_delay_s"
-                    f" ({self.params.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or look for what delays it",
+                    f" ({self.params.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it",
                     now_s,
                 )
         for kind, text in self.troubles.news(now_s).items():

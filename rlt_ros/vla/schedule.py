@@ -78,8 +78,8 @@ class FrameJoiner:
             return ""
         behind = min(self._newest, key=lambda name: self._newest[name][0])
         return (f"camera '{behind}' is {self.skew_ns * 1e-6:.0f} ms behind the newest picture of the others, more than"
-                f" max_skew_s ({self.max_skew_ns * 1e-9:g} s); see what camera_node says of it, synchronise the cameras, or"
-                " raise max_skew_s")
+                f" max_skew_s ({self.max_skew_ns * 1e-9:g} s); see what camera_node says of it, synchronise the"
+                " cameras, or raise max_skew_s")
 
 
 class Schedule:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from rlt_ros.core import pictures
-from rlt_ros.core.pictures import PictureError, PictureWatch, compressed_size, shrink, shrink_compressed, shrink_raw, to_rgb
+from rlt_ros.core.pictures import PictureError, PictureWatch, compressed_size, shrink, shrink_compressed
+from rlt_ros.core.pictures import shrink_raw, to_rgb
 
 COLOURS = {"red": (220, 30, 20), "green": (20, 200, 40), "blue": (30, 40, 210), "grey": (128, 128, 128)}
 HEIGHT, WIDTH = 32, 48
@@ -23,8 +24,8 @@ def quarters() -> np.ndarray:
 def middles(rgb: np.ndarray) -> np.ndarray:
     """The colour in the middle of each quarter [4, 3]."""
     height, width = rgb.shape[:2]
-    return np.array([rgb[row, column] for row in (height // 4, 3 * height // 4) for column in (width // 4, 3 * width // 4)],
-                    int)  # fmt: skip
+    rows, columns = (height // 4, 3 * height // 4), (width // 4, 3 * width // 4)
+    return np.array([rgb[row, column] for row in rows for column in columns], int)
 
 
 def mosaic(rgb: np.ndarray, pattern: str) -> np.ndarray:
@@ -61,8 +62,8 @@ def encoded(rgb: np.ndarray, encoding: str) -> np.ndarray:
     if name.startswith("bayer_"):
         return mosaic(rgb, name[6:10])
     alpha = np.full(rgb.shape[:2] + (1,), 9, np.uint8)
-    out = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "rgba8": np.dstack([rgb, alpha]), "mono8": rgb.mean(axis=2).astype(np.uint8),
-           "bgra8": np.dstack([rgb[..., ::-1], alpha])}[name]  # fmt: skip
+    out = {"rgb8": rgb, "bgr8": rgb[..., ::-1], "rgba8": np.dstack([rgb, alpha]),
+           "mono8": rgb.mean(axis=2).astype(np.uint8), "bgra8": np.dstack([rgb[..., ::-1], alpha])}[name]  # fmt: skip
     return out.reshape(len(rgb), -1)
 
 
@@ -159,7 +160,9 @@ def compressed(rgb: np.ndarray, suffix: str) -> bytes:
     return cv2.imencode(suffix, rgb[..., ::-1])[1].tobytes()
 
 
-@pytest.mark.parametrize(("suffix", "size", "off"), [(".png", 96, 0), (".jpg", 96, 4), (".jpg", 200, 4), (".jpg", 480, 6)])
+@pytest.mark.parametrize(
+    ("suffix", "size", "off"), [(".png", 96, 0), (".jpg", 96, 4), (".jpg", 200, 4), (".jpg", 480, 6)]
+)
 def test_compressed_picture_is_what_the_raw_one_is(suffix, size, off):
     rgb = photo()
     got = shrink_compressed(compressed(rgb, suffix), size)

@@ -36,7 +36,7 @@ class Driver:
         self.stamps: list[int] = []
         self.next_ns = 0
 
-    def send(self, picture: np.ndarray | None = None, noise: bool = True, offset_ns: int = 0, change=lambda m: m) -> None:
+    def send(self, picture: np.ndarray | None = None, noise=True, offset_ns=0, change=lambda m: m) -> None:
         now = time.time_ns()
         if now < self.next_ns:
             return
@@ -124,17 +124,18 @@ def test_malformed_jpegs_are_dropped_and_the_next_good_one_comes(graph, start, p
 
     graph.spin_until(dropped, "the drops")
     assert not pictures
-    graph.spin_until(lambda: (say(CompressedImage(header=header(time.time_ns()), data=good)), pictures)[1], "the good one")
+    send = lambda: say(CompressedImage(header=header(time.time_ns()), data=good))  # noqa: E731
+    graph.spin_until(lambda: (send(), pictures)[1], "the good one")
 
 
 @pytest.mark.parametrize(("parameters", "message"), [
-    ({"cameras__wirst__transport": "raw"}, "'cameras.wirst': the task 'ethernet' has no such camera, expected one of wrist"),
+    ({"cameras__wirst__transport": "raw"}, "'cameras.wirst': the task 'ethernet' has no such camera, expected one of"),
     ({"cameras__wrist__transport": "udp"}, "cameras.wrist: parameter 'transport' is 'udp', expected str one of"),
     ({"cameras__wrist__flip": True}, "cameras.wrist: unknown parameter 'flip'"),
     ({"cameras__wrist__crop": [1, 2, 3]}, r"'crop' is [1, 2, 3], expected [x, y, width, height]"),
     ({"crop": [0, 0, 0, 10]}, "'crop' is [0, 0, 0, 10]"),
     ({"cameras__base__transport": "device"}, "cameras.base: parameter 'source' is empty, expected the device to read"),
-    ({"transport": "file", "source": "/nowhere.mp4"}, "source '/nowhere.mp4' is not there; expected a video file or a folder"),
+    ({"transport": "file", "source": "/nowhere.mp4"}, "source '/nowhere.mp4' is not there; expected a video file or"),
     ({"transport": "file", "source": "/etc/hostname"}, "video file /etc/hostname does not open"),
     ({"transport": "device", "source": "0", "fourcc": "JPEG2000"}, "'fourcc' is 'JPEG2000', expected four letters"),
 ])  # fmt: skip
@@ -164,7 +165,7 @@ def test_frozen_camera_is_refused_and_named_until_its_picture_changes(graph, sta
     graph.spin_until(lambda: (driver.send(), "repeats" not in node.problem)[1], "the end of the report")
 
 
-@pytest.mark.parametrize(("value", "says"), [(0, "is black; look at its cap"), (255, "is blown out; look at the light")])
+@pytest.mark.parametrize(("value", "says"), [(0, "is black; look at its cap"), (255, "is blown out; look at")])
 def test_pictures_that_show_nothing_are_refused(graph, start, peer, pictures, value, says):
     node = start(CameraNode)
     driver = Driver(peer)
@@ -316,7 +317,8 @@ def test_folder_of_pictures_is_shown_in_the_order_of_names(graph, start, picture
     for name, colour in (("b.png", GREEN), ("a.png", RED), ("c.png", BLUE)):
         cv2.imwrite(str(tmp_path / name), plain(colour[::-1]))
     (tmp_path / "notes.txt").write_text("not a picture")
-    node = start(CameraNode, image_size=16, fps=20.0, cameras__wrist__transport="file", cameras__wrist__source=str(tmp_path))
+    own = {"cameras__wrist__transport": "file", "cameras__wrist__source": str(tmp_path)}
+    node = start(CameraNode, image_size=16, fps=20.0, **own)
     graph.spin_until(lambda: len(colours(pictures)) > 6, "two rounds")
     order = colours(pictures)
     begin = order.index("red")
@@ -372,24 +374,29 @@ def test_capture_ends_with_the_node(graph, start, stop, video):
 def test_camera_that_freezes_in_the_critical_phase_leads_to_hold(graph, start, peer, checkpoint):
     """Its pictures end at the camera node, so there is no newer reference, and what there is grows too old."""
     node = start(CameraNode)
-    start(VlaNode, model=str(checkpoint), trace=False, max_skew_s=0.02)
-    # A busy machine may not send anything for a while; that it is required has its own tests.
-    start(ActorNode, exploration_std=0.0, proprio_timeout_s=2.0, episode_timeout_s=2.0)
+    patient = {"max_age_ticks": 100}  # the VLA shares this process and a busy machine with everything else
+    start(VlaNode, model=str(checkpoint), trace=False, **patient)
+    start(ActorNode, exploration_std=0.0, proprio_timeout_s=5.0, episode_timeout_s=5.0, **patient)
     candidates = peer.hear(ActionChunk, "command/candidate")
     references = peer.hear(ActionChunk, "vla/reference")
-    drivers = [Driver(peer, name) for name in ("wrist", "base")]
+    cameras = {name: peer.say(Image, f"driver/{name}/image", qos.SENSOR) for name in ("wrist", "base")}
     say_proprio = peer.say(Proprio, "proprio", qos.SENSOR)
     say_episode = peer.say(EpisodeState, "episode/state", qos.STATE)
-    began, sent = peer.tick(), 0
+    began, sent, random = peer.tick(), 0, np.random.default_rng(0)
 
     def drive(frozen: bool) -> None:
+        """A set of pictures and the proprioception of its moment, 10 times a second."""
         nonlocal sent
-        for driver in drivers:
-            driver.send(noise=not frozen or driver is drivers[0])
-        if peer.tick() != sent:
-            sent = peer.tick()
-            say_episode(peer.episode(Phase.CRITICAL, start_tick=began, critical_tick=began))
-            say_proprio(peer.proprio(sent))
+        tick = peer.tick()
+        if tick < sent + 5:
+            return
+        sent = tick
+        say_episode(peer.episode(Phase.CRITICAL, start_tick=began, critical_tick=began))
+        for name, say in cameras.items():
+            still = frozen and name == "base"
+            picture = plain() if still else random.integers(50, 200, (48, 64, 3), dtype=np.uint8)
+            say(image_to_msg(picture, peer.clock.stamp_ns(tick)))
+        say_proprio(peer.proprio(tick))
 
     def moves() -> bool:
         drive(False)
@@ -402,7 +409,7 @@ def test_camera_that_freezes_in_the_critical_phase_leads_to_hold(graph, start, p
         return "camera 'base' repeats the same picture" in node.problem and not np.any(candidates[-1].actions)
 
     graph.spin_until(holds, "hold", 60.0)
-    # The last reference is of a frame before the refusals, so the hold lasts as long as the freeze.
+    # The hold lasts as long as the freeze: there is no newer reference.
     last, count = references[-1].tick, len(candidates)
     graph.spin_until(lambda: (drive(True), len(candidates) > count + 50)[1], "a second more")
     assert references[-1].tick == last

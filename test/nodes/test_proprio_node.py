@@ -148,7 +148,8 @@ def test_arm_and_gripper_in_joint_states_of_their_own_with_velocities_that_nobod
     path = tmp_path / "arm.yaml"
     path.write_text(yaml.safe_dump(task))
     arm = ["shoulder", "elbow"]
-    start(ProprioNode, task=str(path), joints__joint_position=arm, joints__joint_velocity=arm, joints__gripper=["finger"])
+    joints = {"joints__joint_position": arm, "joints__joint_velocity": arm, "joints__gripper": ["finger"]}
+    start(ProprioNode, task=str(path), **joints)
     heard = peer.hear(Proprio, "proprio", qos.SENSOR)
     say = peer.say(JointState, "driver/joint_states", qos.SENSOR)
     begin, sent = peer.tick(), 0
