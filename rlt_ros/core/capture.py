@@ -61,7 +61,8 @@ class DeviceSource:
         path = Path(wanted.source)
         if path.is_absolute() and not path.exists():  # OpenCV would wait and write lines to the terminal
             raise CaptureError(f"device {wanted.source} is not there; plug it in, or look for it with: ls /dev/video*")
-        self._capture = cv2.VideoCapture(int(wanted.source) if wanted.source.isdecimal() else wanted.source)
+        where = int(wanted.source) if wanted.source.isdecimal() else wanted.source
+        self._capture = cv2.VideoCapture(where, cv2.CAP_V4L2 if path.is_char_device() else cv2.CAP_ANY)
         if not self._capture.isOpened():
             self._capture.release()
             raise CaptureError(f"device {wanted.source} does not open; is another program using it, and are you in its"

@@ -229,7 +229,8 @@ class CameraNode(RltNode):
                         f" ({s.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it", now_s)
         if stamps.loss > s.max_loss:
             camera.note("loss", f"loses {100 * stamps.loss:.0f} % of its pictures, more than max_loss ({s.max_loss:g});"
-                        " look at its cable, the network and the processor's load", now_s)
+                        " look at its cable, the network and the processor's load; big raw pictures need"
+                        " config/fastdds.xml", now_s)
 
     def on_diagnostics_(self) -> dict:
         values: dict = {}

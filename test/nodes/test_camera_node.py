@@ -1,6 +1,7 @@
 """Camera ingestion: by topic, from devices and files, and what is refused or reported."""
 
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from rlt_ros.msg import ActionChunk, EpisodeState, Proprio
 from rlt_ros.nodes.actor_node import ActorNode
 from rlt_ros.nodes.camera_node import CameraNode
 from rlt_ros.nodes.vla_node import VlaNode
-from rlt_ros.ros import qos
+from rlt_ros.ros import processes, qos
 from rlt_ros.ros.conversions import header, image_from_msg, image_to_msg, packed, stamp_ns
 
 MS, S = 1_000_000, 1_000_000_000
@@ -163,6 +164,17 @@ def test_frozen_camera_is_refused_and_named_until_its_picture_changes(graph, sta
     assert len(pictures) == seen
     graph.spin_until(lambda: (driver.send(), len(pictures) > seen)[1], "pictures again")
     graph.spin_until(lambda: (driver.send(), "repeats" not in node.problem)[1], "the end of the report")
+
+
+@pytest.mark.parametrize(("robot", "freeze_s"), [("sim", 0.0), ("ur5e", 0.25)])
+def test_pictures_freeze_on_a_robot_and_not_in_the_simulator_which_has_no_noise(graph, robot, freeze_s):
+    share = Path(processes.__file__).parents[2]
+    (row,) = (process for process in processes.select(robot, "human") if process.name == "camera_node")
+    arguments = processes.arguments(row, processes.parameter_files(share, robot), {"task": "ethernet"}, "left")
+    node = graph.add(CameraNode("camera_node", cli_args=arguments))
+    node.trigger_configure()
+    assert node.configure_error == ""
+    assert node.cameras["wrist"].settings.freeze_s == freeze_s
 
 
 @pytest.mark.parametrize(("value", "says"), [(0, "is black; look at its cap"), (255, "is blown out; look at")])
