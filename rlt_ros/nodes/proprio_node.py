@@ -1,12 +1,15 @@
 """Proprioception ingestion: the robot's streams in, one vector a control tick out."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 
 from rlt_ros.core.proprioception import ProprioAssembler
+from rlt_ros.core.streams import ClockOffset, Troubles
 from rlt_ros.msg import Proprio
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import proprio_to_msg, stamp_ns
@@ -24,64 +27,113 @@ class ProprioNode(RltNode):
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
-        derive_twist: bool = parameter(False, "compute the twist from two poses, for robots that publish none")
+        derive_twist: bool = parameter(False, "compute the twist from poses, for robots that publish none")
+        velocity_filter_s: float = parameter(
+            0.02, "time constant of the low pass on velocities that are computed", unit="s", low=0.0, high=1.0
+        )
         joints: dict = parameter(
             {}, "joints.<part of the task's state>: names in the joint states, in the order wanted"
         )
         max_silence_s: float = parameter(0.5, "proprioception that is late by more is reported", unit="s", low=0.0)
+        max_ahead_s: float = parameter(0.1, "a reading stamped further in the future is refused", unit="s", low=0.0)
+        max_delay_s: float = parameter(0.05, "readings older than this on arrival are reported", unit="s", low=0.0)
+        max_skew_s: float = parameter(0.05, "parts of a vector further apart than this are reported", unit="s", low=0.0)
 
     def on_configure_(self) -> None:
-        layout = [(key.key, key.size) for key in load_task(self.params.task).state]
-        self.assembler = ProprioAssembler(layout, self.params.joints, self.params.derive_twist)
+        p = self.params
+        layout = [(key.key, key.size) for key in load_task(p.task).state]
+        self.assembler = ProprioAssembler(layout, p.joints, p.derive_twist, p.velocity_filter_s)
+        self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(self.assembler.streams)}
+        self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
         self.joined_s = time.monotonic()
+        self.silent = False
+        self.skew_s = 0.0
         for stream, msg_type, callback in (
             ("pose", PoseStamped, self.on_pose),
             ("twist", TwistStamped, self.on_twist),
             ("wrench", WrenchStamped, self.on_wrench),
             ("joint_states", JointState, self.on_joint_states),
         ):
-            if stream in self.assembler.streams and not (stream == "twist" and self.params.derive_twist):
-                self.subscribe(msg_type, f"driver/{stream}", callback, qos.SENSOR)
-        self.every(0.25, self.report_silence)
+            if stream in self.clocks:
+                self.subscribe(msg_type, f"driver/{stream}", self.using(stream, callback), qos.SENSOR)
+        self.every(0.25, self.report)
 
-    def on_pose(self, msg: PoseStamped) -> None:
+    def using(self, stream: str, callback: Callable[[Any, int, int], None]) -> Callable[[Any], None]:
+        """What is done with each message of a stream; what is wrong with it reaches the diagnostics too."""
+
+        def use(msg: Any) -> None:
+            ns = stamp_ns(msg.header.stamp)
+            try:
+                if self.clocks[stream].note(ns, self.now_ns()):
+                    self.assembler.restart()
+                callback(msg, self.control.tick(ns), ns)
+            except ValueError as error:
+                self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", time.monotonic())
+                raise
+            self.send()
+
+        return use
+
+    def on_pose(self, msg: PoseStamped, tick: int, ns: int) -> None:
         p, q = msg.pose.position, msg.pose.orientation
-        self.assembler.add_pose(*self.when(msg), (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-        self.send()
+        self.assembler.add_pose(tick, ns, (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
 
-    def on_twist(self, msg: TwistStamped) -> None:
+    def on_twist(self, msg: TwistStamped, tick: int, ns: int) -> None:
         v = msg.twist.linear
-        self.assembler.add_twist(*self.when(msg), (v.x, v.y, v.z), msg.twist.angular.z)
-        self.send()
+        self.assembler.add_twist(tick, ns, (v.x, v.y, v.z), msg.twist.angular.z)
 
-    def on_wrench(self, msg: WrenchStamped) -> None:
+    def on_wrench(self, msg: WrenchStamped, tick: int, ns: int) -> None:
         f, t = msg.wrench.force, msg.wrench.torque
-        self.assembler.add_wrench(*self.when(msg), (f.x, f.y, f.z), (t.x, t.y, t.z))
-        self.send()
+        self.assembler.add_wrench(tick, ns, (f.x, f.y, f.z), (t.x, t.y, t.z))
 
-    def on_joint_states(self, msg: JointState) -> None:
-        self.assembler.add_joint_states(*self.when(msg), msg.name, msg.position, msg.velocity)
-        self.send()
-
-    def when(self, msg) -> tuple[int, int]:
-        ns = stamp_ns(msg.header.stamp)
-        return self.control.tick(ns), ns
+    def on_joint_states(self, msg: JointState, tick: int, ns: int) -> None:
+        self.assembler.add_joint_states(tick, ns, msg.name, msg.position, msg.velocity)
 
     def send(self) -> None:
         joined = self.assembler.join()
-        if joined is not None:
-            _, ns, values = joined
-            self.joined_s = time.monotonic()
-            self.output.publish(proprio_to_msg(values, self.control, ns))
+        if joined is None:
+            return
+        _, ns, values = joined
+        self.joined_s = time.monotonic()
+        self.skew_s = skew_s = self.assembler.skew_ns * 1e-9
+        if skew_s > self.params.max_skew_s:
+            slowest = self.assembler.slowest()
+            self.troubles.note(
+                "skew",
+                f"'{slowest}' (driver/{self.assembler.stream_of(slowest)}) is {skew_s:.3f} s behind the other readings,"
+                f" more than max_skew_s ({self.params.max_skew_s:g} s); look at that driver's rate and clock",
+                self.joined_s,
+            )
+        self.output.publish(proprio_to_msg(values, self.control, ns))
 
-    def report_silence(self) -> None:
-        silent_s = time.monotonic() - self.joined_s
-        missing = self.assembler.waiting_for()
-        problem = ""
+    def report(self) -> None:
+        now_s = time.monotonic()
+        for stream, clock in self.clocks.items():
+            if clock.delay_s > self.params.max_delay_s:
+                self.troubles.note(
+                    f"{stream} delay",
+                    f"driver/{stream} is {clock.delay_s:.3f} s old on arrival, more than max_delay_s"
+                    f" ({self.params.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it",
+                    now_s,
+                )
+        for kind, text in self.troubles.news(now_s).items():
+            if not kind.endswith("refused"):  # the base has logged it
+                self.get_logger().warning(text)
+        problems = list(self.troubles.current(now_s).values())
+        silent_s = now_s - self.joined_s
         if silent_s > self.params.max_silence_s:
+            missing = sorted({self.assembler.stream_of(part) for part in self.assembler.waiting_for()})
             topics = ", ".join(f"driver/{name}" for name in missing) or "the driver's topics"
-            problem = f"no proprioception for {silent_s:.1f} s: nothing usable on {topics}"
-            if not self.problem:
-                self.get_logger().warning(problem)
-        self.problem = problem
+            problems.insert(0, f"no proprioception for {silent_s:.1f} s: nothing usable on {topics}")
+            if not self.silent:
+                self.get_logger().warning(problems[0])
+        self.silent = silent_s > self.params.max_silence_s
+        self.problem = "; ".join(problems)
+
+    def on_diagnostics_(self) -> dict:
+        values: dict = {"skew_ms": round(self.skew_s * 1e3, 1)}
+        for stream, clock in self.clocks.items():
+            values[f"{stream} delay_ms"] = round(clock.delay_s * 1e3, 1)
+            values |= {f"{stream} refused_{kind}": count for kind, count in clock.refused.items()}
+        return values

@@ -173,8 +173,7 @@ class VlaNode(RltNode):
         self.states.publish(state_to_msg(TokenFrame(frame.tick, token, frame.proprio), self.control, frame.stamp_ns))
 
     def on_diagnostics_(self) -> dict:
-        missing = self.joiner.waiting_for()
-        self.problem = f"no picture yet from {', '.join(missing)}" if missing else self.slowness()
+        self.problem = self.joiner.trouble() or self.slowness()
         mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
         return {
             "frame_delay_ms": round(self.forecast.delay_ms, 1),
@@ -185,6 +184,8 @@ class VlaNode(RltNode):
             "late_references": self.late,
             "joined_references": self.joined.joined,
             "dropped_frames": self.queue.dropped,
+            "skew_ms": round(self.joiner.skew_ns * 1e-6, 1),
+            "unmatched_pictures": self.joiner.unmatched,
         }
 
     def slowness(self) -> str:

@@ -16,13 +16,10 @@ from std_msgs.msg import Header
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.core.observations import TokenFrame
+from rlt_ros.core.pictures import to_rgb
 from rlt_ros.core.transition import Transition
 from rlt_ros.msg import ActionChunk, Proprio, RLState
 from rlt_ros.msg import Transition as TransitionMsg
-
-# Encoding -> (channels, index of each of red, green, blue)
-_ENCODINGS = {"rgb8": (3, (0, 1, 2)), "bgr8": (3, (2, 1, 0)), "rgba8": (4, (0, 1, 2)), "bgra8": (4, (2, 1, 0)),
-              "mono8": (1, (0, 0, 0))}
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -148,15 +145,6 @@ def image_to_msg(rgb: np.ndarray, ns: int, frame_id: str = "") -> Image:
 def image_from_msg(msg: Image) -> np.ndarray:
     """An image message as uint8 [h, w, 3] in RGB order, a copy of its own.
 
-    Takes rgb8, bgr8, rgba8, bgra8 and mono8, with padded rows; ValueError for anything else.
+    Takes the encodings of rlt_ros.core.pictures, with padded rows; ValueError for anything else.
     """
-    if msg.encoding not in _ENCODINGS:
-        raise ValueError(f"image encoding is {msg.encoding!r}, expected one of {', '.join(_ENCODINGS)};"
-                         " let the camera driver publish one of those")
-    channels, order = _ENCODINGS[msg.encoding]
-    row = msg.width * channels
-    if not msg.height or not msg.width or msg.step < row or len(msg.data) != msg.height * msg.step:
-        raise ValueError(f"image {msg.encoding} {msg.width}x{msg.height} has {len(msg.data)} bytes"
-                         f" in rows of {msg.step}, expected {msg.height} rows of at least {row} bytes")
-    pixels = np.frombuffer(msg.data, dtype=np.uint8).reshape(msg.height, msg.step)[:, :row]
-    return np.ascontiguousarray(pixels.reshape(msg.height, msg.width, channels)[:, :, order])
+    return to_rgb(msg.encoding, msg.height, msg.width, msg.step, msg.data, bool(msg.is_bigendian))

@@ -45,7 +45,9 @@ TABLE = (
     Process("joy_node", package="joy", person="human",
             parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
     Process("operator_node", where="sim", person="simulated"),
-    Process("camera_node"),
+    # The simulator's pictures have no noise: where nothing moves they stay the same, and are not frozen.
+    Process("camera_node", where="sim", parameters=(("freeze_s", 0.0),)),
+    Process("camera_node", where="real"),
     Process("proprio_node", work="control"),
     Process("teleop_node", work="control"),
     Process("safety_node", work="control"),

@@ -25,8 +25,15 @@ class FrameJoiner:
     """Joins the cameras' newest pictures to frame sets.
 
     Cameras that are not synchronised are joined when their stamps differ by at most `max_skew_ns`; the set has the
-    oldest stamp of them.
+    oldest stamp of them. Stamps that go back by more than a second come from a clock that was set: it begins afresh.
+
+    Attributes:
+        skew_ns: how far the newest pictures were apart when the last one came.
+        unmatched: pictures that were replaced before they were in a set.
     """
+
+    RESTART_NS = 1_000_000_000
+    APART = 10  # pictures a camera without a set, from which on the cameras count as apart
 
     def __init__(self, cameras: Sequence[str], period_ns: int, max_skew_ns: int) -> None:
         self.cameras = tuple(cameras)
@@ -34,22 +41,45 @@ class FrameJoiner:
         self.max_skew_ns = max_skew_ns
         self._newest: dict[str, tuple[int, np.ndarray]] = {}
         self._joined_ns = -1
+        self._since = 0  # pictures since the last set
+        self._waiting: set[str] = set()  # cameras whose newest picture was in no set
+        self.skew_ns = self.unmatched = 0
 
     def add(self, camera: str, stamp_ns: int, image: np.ndarray) -> FrameSet | None:
         """Take one picture; return the set that it completes, if any."""
+        if stamp_ns < self._joined_ns - self.RESTART_NS:
+            self._newest.clear()
+            self._joined_ns = -1
         self._newest[camera] = (stamp_ns, image)
+        self.unmatched += camera in self._waiting
+        self._waiting.add(camera)
+        self._since += 1
         if len(self._newest) < len(self.cameras):
             return None
         stamps = [stamp for stamp, _ in self._newest.values()]
         oldest = min(stamps)
-        if max(stamps) - oldest > self.max_skew_ns or oldest <= self._joined_ns:
+        self.skew_ns = max(stamps) - oldest
+        if self.skew_ns > self.max_skew_ns or oldest <= self._joined_ns:
             return None
         self._joined_ns = oldest
+        self._since = 0
+        self._waiting.clear()
         return FrameSet(oldest // self.period_ns, oldest, {name: self._newest[name][1] for name in self.cameras})
 
     def waiting_for(self) -> list[str]:
         """Cameras that have never delivered."""
         return [name for name in self.cameras if name not in self._newest]
+
+    def trouble(self) -> str:
+        """Why there are no sets, in a sentence; "" while there are some."""
+        if missing := self.waiting_for():
+            return f"no picture yet from {', '.join(missing)}"
+        if self._since < self.APART * len(self.cameras):
+            return ""
+        behind = min(self._newest, key=lambda name: self._newest[name][0])
+        return (f"camera '{behind}' is {self.skew_ns * 1e-6:.0f} ms behind the newest picture of the others, more than"
+                f" max_skew_s ({self.max_skew_ns * 1e-9:g} s); see what camera_node says of it, synchronise the"
+                " cameras, or raise max_skew_s")
 
 
 class Schedule:

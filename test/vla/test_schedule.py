@@ -27,6 +27,37 @@ def test_pictures_too_far_apart_make_none_and_nothing_is_used_twice():
     assert joiner.add("wrist", 121 * MS, PICTURE) is None
 
 
+def test_cameras_that_never_match_are_told_with_how_far_they_are_apart():
+    joiner = FrameJoiner(["wrist", "base"], 20 * MS, 10 * MS)
+    for frame in range(30):  # 15 ms and 18 ms apart, in turns
+        assert joiner.add("wrist", (1_000 + 33 * frame) * MS, PICTURE) is None
+        assert joiner.add("base", (1_015 + 33 * frame) * MS, PICTURE) is None
+    assert "camera 'wrist' is 15 ms behind" in joiner.trouble() and "max_skew_s (0.01 s)" in joiner.trouble()
+    assert joiner.unmatched == 58
+    assert joiner.add("wrist", (1_015 + 33 * 29 + 1) * MS, PICTURE) is not None
+    assert joiner.trouble() == "" and joiner.skew_ns == MS
+
+
+def test_slower_camera_leaves_pictures_of_the_faster_one_over_and_that_is_no_trouble():
+    joiner = FrameJoiner(["wrist", "base"], 20 * MS, 10 * MS)
+    sets = 0
+    for frame in range(1, 100):
+        sets += joiner.add("wrist", 20 * frame * MS, PICTURE) is not None
+        if frame % 3 == 0:
+            sets += joiner.add("base", (20 * frame + 1) * MS, PICTURE) is not None
+        assert joiner.trouble() in ("", "no picture yet from base")
+    assert sets == 33 and joiner.unmatched == 66
+
+
+def test_clock_that_was_set_back_does_not_stop_the_sets():
+    joiner = FrameJoiner(["wrist", "base"], 20 * MS, 10 * MS)
+    for begin in (3_600_000, 1_000):
+        assert joiner.add("wrist", begin * MS, PICTURE) is None
+        assert joiner.add("base", begin * MS, PICTURE).stamp_ns == begin * MS
+    assert joiner.add("wrist", 500 * MS, PICTURE) is None  # out of order, not a clock
+    assert joiner.add("base", 500 * MS, PICTURE) is None
+
+
 @pytest.mark.parametrize(
     ("interval", "first", "wanted"),
     [
