@@ -48,7 +48,8 @@ class ClockOffset:
         delay_ns = received_ns - stamp_ns
         if -delay_ns > self._max_ahead_ns:
             raise self._refuse("ahead", f"the stamp is {-delay_ns * 1e-9:.3f} s ahead of this computer's clock,"
-                               f" expected at most {self._max_ahead_ns * 1e-9:g} s; synchronise the clocks (chrony or PTP)")
+                               " expected"
+                               f" at most {self._max_ahead_ns * 1e-9:g} s; synchronise the clocks (chrony or PTP)")
         back = stamp_ns < self._newest_ns - _RESTART_NS
         if back and delay_ns > _RESTART_NS:
             raise self._refuse("order", self._older(stamp_ns))
