@@ -162,7 +162,8 @@ class Supervisor:
                     process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     pass
-        unclean = [death for death in self.dead() if death.code not in (0, -signal.SIGALRM)]  # SIGALRM: see run.py
+        # Clean too: SIGALRM, see run.py; SIGINT, of a process that had not come as far as to handle it.
+        unclean = [death for death in self.dead() if death.code not in (0, -signal.SIGALRM, -signal.SIGINT)]
         self._running.clear()
         if self._zygote is not None:
             self._zygote.close()

@@ -88,7 +88,7 @@ def test_flood_of_ten_times_the_practice_is_taken_in_whole_and_the_debt_is_bound
     graph.spin_until(flooded, "a thousand transitions", timeout_s=40.0)
     assert len(node.learner.buffer) == node.learner.transitions == 1000
     assert max(debts) <= 50 and node.learner.updates > 0 and node.learner.forgiven > 0
-    assert len(diagnostics) > heard
+    graph.spin_until(lambda: len(diagnostics) > heard, "news of it")
     graph.spin_until(lambda: node.learner.due() == 0, "the rest of the debt")
 
 

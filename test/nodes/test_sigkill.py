@@ -94,7 +94,7 @@ LEARNER_KILLS = 16
 
 def test_checkpoint_of_a_killed_learner_always_loads(python, tmp_path):
     command = [python, "-c", LEARNER, str(tmp_path), str(LEARNER_KILLS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result | {"saved": 0} == {"killed": LEARNER_KILLS, "saved": 0, "lost": 0, "unreadable": 0}, done.stderr

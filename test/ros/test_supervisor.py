@@ -159,6 +159,7 @@ def test_a_killed_copy_and_a_killed_zygote_can_be_started_again(script, tmp_path
         up(supervisor, "a")
         for victim in (supervisor.pids["a"], supervisor.zygote_pid):
             os.kill(victim, signal.SIGKILL)
+            os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
             if victim == supervisor.pids["a"]:
                 wait_for(supervisor.dead, "the death")
                 assert supervisor.dead()[0].code == -signal.SIGKILL
