@@ -74,12 +74,17 @@ def moving(heard: list, source: Source = Source.VLA) -> bool:
     return bool(heard) and heard[-1].source == source
 
 
+def told(node) -> str:
+    """The newest reason that the operator was told."""
+    return node.states[-1].reason if node.states else ""
+
+
 def until_held(graph, node, reason: str, **drive) -> None:
     """Drive until the node says that it holds for `reason`, to the operator too."""
 
     def held() -> bool:
         node.drive(**drive)
-        return holding(node.heard) and bool(node.states) and node.states[-1].reason == reason
+        return holding(node.heard) and told(node) == reason
 
     graph.spin_until(held, f"the hold for {reason}")
     assert node.states[-1].holding and reason in node.states[-1].causes
@@ -265,7 +270,7 @@ def test_second_publisher_of_the_same_name_holds_the_robot_once_it_speaks(graph,
     def spoken() -> bool:
         say(peer.chunk(peer.tick(), UP, 3))
         gate.drive()
-        return holding(gate.heard) and gate.states[-1].reason == "two_publishers"
+        return holding(gate.heard) and told(gate) == "two_publishers"
 
     graph.spin_until(spoken, "the hold")
 
@@ -280,7 +285,7 @@ def test_force_over_the_limit_makes_the_arm_back_off(graph, gates):
     assert not any(np.any(msg.actions) for msg in node.heard if msg not in rises())
     pushing["force"] = 10.0
     graph.spin_until(lambda: (node.drive(**pushing), node.heard[-1].actions[2] == -0.5)[1], "the end of it")
-    graph.spin_until(lambda: "retreat" in node.states[-1].causes, "word of it to the operator")
+    graph.spin_until(lambda: bool(node.states) and "retreat" in node.states[-1].causes, "word of it to the operator")
 
 
 def joint_states(peer, names: list[str] = JOINTS):
@@ -310,7 +315,7 @@ def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, 
         " shoulder, elbow, joint3, joint4, joint5, joint6"
     )
     until_held(graph, node, "no_joints")
-    assert "wrong_joints" in node.states[-1].causes
+    graph.spin_until(lambda: "wrong_joints" in node.states[-1].causes, "word of it to the operator")
 
 
 def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gates, peer):
@@ -326,7 +331,7 @@ def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gate
     def refused() -> bool:
         say(near)
         node.drive(**onward)
-        return holding(node.heard) and node.states[-1].reason == "joint_limit"
+        return holding(node.heard) and told(node) == "joint_limit" and "joint1" in node.gate.detail
 
     graph.spin_until(refused, "the refusal")
     graph.spin_until(lambda: (say(near), node.drive(**away), moving(node.heard))[2], "the way back")
