@@ -106,8 +106,8 @@ class References:
 def ramp(actions: np.ndarray, last: np.ndarray, steps: int, bold: bool = False) -> np.ndarray:
     """`actions` [T, A] begun from the action `last` [A] before them; the shift fades out over `steps` ticks.
 
-    bold: they are only shifted so far that no axis changes more at the seam than inside.  A chunk that makes large
-    changes inside would lose its aim if it were smoothed where it begins.
+    bold: they are only shifted so far that the largest change of an axis is inside, not at the seam.  A chunk that makes
+    large changes inside would lose its aim if it were smoothed where it begins.
     """
     steps, gap = min(steps, len(actions)), last - actions[0]
     shift = gap
@@ -116,7 +116,7 @@ def ramp(actions: np.ndarray, last: np.ndarray, steps: int, bold: bool = False) 
         changes = np.diff(actions, axis=0)
         sizes = np.abs(changes)
         sizes[:steps] = np.maximum(0.0, -np.sign(gap) * changes[:steps])
-        inside = sizes.max(0, initial=0.0)
+        inside = sizes.max(initial=0.0)
         shift = gap - gap.clip(-inside, inside)
     fade = 1.0 - np.arange(steps, dtype=np.float32) / steps
     joined = np.array(actions, dtype=np.float32)

@@ -87,11 +87,11 @@ def test_a_chunk_of_one_action_can_be_joined():
         assert np.allclose(ramp(np.zeros((1, 1), np.float32), np.ones(1, np.float32), 4, bold), 1.0)
 
 
-def test_a_bold_chunk_changes_no_axis_more_at_the_seam_than_inside():
-    chunk = np.zeros((10, 2), np.float32)
+def test_a_bold_chunk_changes_no_more_at_the_seam_than_inside():
+    chunk = np.zeros((10, 3), np.float32)
     chunk[6:, 0], chunk[6:, 1] = 0.3, 0.1
-    joined = ramp(chunk, np.array([0.5, -0.5], np.float32), 4, bold=True)
-    assert np.allclose(joined[0], [0.2, -0.4])  # 0.3 and 0.1 from the last action
+    joined = ramp(chunk, np.array([0.5, -0.5, 0.2], np.float32), 4, bold=True)
+    assert np.allclose(joined[0], [0.2, -0.2, 0.0])  # the largest change inside, 0.3, from the last action
     assert np.allclose(joined[:5, 0], [0.2, 0.15, 0.1, 0.05, 0.0], atol=1e-6)
 
 
@@ -113,7 +113,7 @@ def test_the_seam_is_never_the_largest_change():
         chunk = random.uniform(-0.3, 0.3, 4) + 0.1 * random.standard_normal((10, 4)).cumsum(0)
         last = random.uniform(-0.3, 0.3, 4)
         joined = ramp(chunk.clip(-0.9, 0.9), last, 4, bold=True)
-        assert (np.abs(joined[0] - last) <= np.abs(np.diff(joined, axis=0)).max(0) + 1e-6).all()
+        assert np.abs(joined[0] - last).max() <= np.abs(np.diff(joined, axis=0)).max() + 1e-6
 
 
 # --- which references are joined
