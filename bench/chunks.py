@@ -39,7 +39,7 @@ STRATEGIES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["waiting", "switching", "rtc and ramp"])
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=["waiting", "switching", "ramp"])
     parser.add_argument("--latencies", type=float, nargs="+", default=[0, 50, 100, 200, 300], help="ms")
     parser.add_argument("--episodes", type=int, default=50, help="of each cell (default: 50)")
     parser.add_argument("--first", type=int, default=0, help="first scene (default: 0, those of rlt eval)")

@@ -170,10 +170,11 @@ class Commander:
         """`actions` from `tick` on, begun from what the robot was doing in the tick before: no jump of its velocity."""
         if self.join_ticks == 0:
             return actions
-        if self._last is None or not self._last.covers(tick - 1):  # it stands
-            return ramp(actions, np.zeros(self.action_dim, dtype=np.float32), self.join_ticks, same_driver=False)
-        last = self._last.slice(tick - 1, 1)[0]
-        return ramp(actions, last, self.join_ticks, self._last.source is source)
+        before, bold = np.zeros(self.action_dim, dtype=np.float32), False
+        if self._last is not None and self._last.covers(tick - 1):
+            before = self._last.slice(tick - 1, 1)[0]
+            bold = self._last.source is source is Source.ACTOR  # what it may do inside of its chunks it may do between them
+        return ramp(actions, before, self.join_ticks, bold)
 
     def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
         return Chunk(tick, actions, observation_tick, source, self._episode, version)

@@ -25,7 +25,7 @@ class Join(str, Enum):
     NONE = "none"  # each reference is sampled for itself; only the commander joins what it commands
 
 
-DEFAULT_JOIN = Join.RTC
+DEFAULT_JOIN = Join.NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,21 +103,20 @@ class References:
         return Prefix(last.slice(tick, min(last.end - tick, ahead + FADE_TICKS)), ahead)
 
 
-def ramp(actions: np.ndarray, last: np.ndarray, steps: int, same_driver: bool = True) -> np.ndarray:
-    """`actions` [T, A] begun so near the action `last` [A] before them that no axis changes more at the seam than
-    inside; the shift fades out over `steps` ticks.
+def ramp(actions: np.ndarray, last: np.ndarray, steps: int, bold: bool = False) -> np.ndarray:
+    """`actions` [T, A] begun from the action `last` [A] before them; the shift fades out over `steps` ticks.
 
-    A chunk that is itself bold begins as it is: to smooth what it does inside in any case would cost it its aim.  When
-    another drove until now they begin at `last` itself.
+    bold: they are only shifted so far that the largest change of an axis is inside, not at the seam.  A chunk that makes
+    large changes inside would lose its aim if it were smoothed where it begins.
     """
     steps, gap = min(steps, len(actions)), last - actions[0]
     shift = gap
-    if same_driver:
+    if bold:
         # Of the changes during the ramp those count that it does not take away from.
         changes = np.diff(actions, axis=0)
-        bold = np.abs(changes)
-        bold[:steps] = np.maximum(0.0, -np.sign(gap) * changes[:steps])
-        inside = bold.max(0, initial=0.0)
+        sizes = np.abs(changes)
+        sizes[:steps] = np.maximum(0.0, -np.sign(gap) * changes[:steps])
+        inside = sizes.max(initial=0.0)
         shift = gap - gap.clip(-inside, inside)
     fade = 1.0 - np.arange(steps, dtype=np.float32) / steps
     joined = np.array(actions, dtype=np.float32)

@@ -60,54 +60,14 @@ def test_a_blend_ends_where_the_one_before_ends():
 # --- the ramp of commands
 
 
-def test_a_still_chunk_is_begun_from_the_last_action_and_reached_in_equal_steps():
+def test_a_chunk_begins_with_the_last_action_and_is_itself_after_equal_steps():
     joined = ramp(np.full((10, 2), 0.5, np.float32), np.array([-0.5, 0.5], np.float32), 4)
     assert np.allclose(joined[:, 0], [-0.5, -0.25, 0.0, 0.25] + [0.5] * 6) and np.allclose(joined[:, 1], 0.5)
 
 
-def test_no_axis_changes_more_at_the_seam_than_inside_the_chunk():
-    chunk = np.zeros((10, 2), np.float32)
-    chunk[6:, 0], chunk[6:, 1] = 0.3, 0.1
-    joined = ramp(chunk, np.array([0.5, -0.5], np.float32), 4)
-    assert np.allclose(joined[0], [0.2, -0.4])  # 0.3 and 0.1 from the last action
-    assert np.allclose(joined[:5, 0], [0.2, 0.15, 0.1, 0.05, 0.0], atol=1e-6)
-
-
-def test_a_chunk_that_is_as_bold_itself_is_left_alone():
-    chunk = np.tile(np.float32([[0.5], [-0.5]]), (5, 1))
-    assert np.array_equal(ramp(chunk, np.array([-0.5], np.float32), 4), chunk)
-
-
-def test_what_the_ramp_takes_away_from_does_not_count_as_bold():
-    chunk = np.zeros((10, 1), np.float32)
-    chunk[1:] = 0.3  # the chunk's only change is up, and the last action is above it
-    joined = ramp(chunk, np.array([0.5], np.float32), 4)
-    assert joined[0] == 0.5 and np.allclose(joined[4:], 0.3)
-
-
-def test_the_seam_is_never_the_largest_change():
-    random = np.random.default_rng(0)
-    for _ in range(200):
-        chunk = random.uniform(-0.3, 0.3, 4) + 0.1 * random.standard_normal((10, 4)).cumsum(0)
-        last = random.uniform(-0.3, 0.3, 4)
-        joined = ramp(chunk.clip(-0.9, 0.9), last, 4)
-        assert (np.abs(joined[0] - last) <= np.abs(np.diff(joined, axis=0)).max(0) + 1e-6).all()
-
-
-def test_but_not_where_another_drove_until_now():
-    chunk = np.tile(np.float32([[0.25], [-0.25]]), (5, 1))
-    joined = ramp(chunk, np.array([-0.25], np.float32), 4, same_driver=False)
-    assert np.allclose((joined - chunk)[:, 0], [-0.5, -0.375, -0.25, -0.125] + [0.0] * 6)
-
-
-def test_a_chunk_that_follows_on_is_left_alone():
-    chunk = rising(10)
-    assert np.array_equal(ramp(chunk, chunk[0] - 0.01, 4), chunk)
-
-
 def test_a_ramp_keeps_the_chunks_own_motion():
-    chunk = rising(10)  # by 0.01 a tick
-    joined = ramp(chunk, chunk[0] + 0.41, 4)
+    chunk = rising(10)
+    joined = ramp(chunk, chunk[0] + 0.4, 4)
     assert np.allclose((joined - chunk)[:, 0], [0.4, 0.3, 0.2, 0.1] + [0.0] * 6, atol=1e-6)
 
 
@@ -123,7 +83,37 @@ def test_a_ramp_is_no_longer_than_the_chunk(steps):
 
 
 def test_a_chunk_of_one_action_can_be_joined():
-    assert np.allclose(ramp(np.zeros((1, 1), np.float32), np.ones(1, np.float32), 4), 1.0)
+    for bold in (False, True):
+        assert np.allclose(ramp(np.zeros((1, 1), np.float32), np.ones(1, np.float32), 4, bold), 1.0)
+
+
+def test_a_bold_chunk_changes_no_more_at_the_seam_than_inside():
+    chunk = np.zeros((10, 3), np.float32)
+    chunk[6:, 0], chunk[6:, 1] = 0.3, 0.1
+    joined = ramp(chunk, np.array([0.5, -0.5, 0.2], np.float32), 4, bold=True)
+    assert np.allclose(joined[0], [0.2, -0.2, 0.0])  # the largest change inside, 0.3, from the last action
+    assert np.allclose(joined[:5, 0], [0.2, 0.15, 0.1, 0.05, 0.0], atol=1e-6)
+
+
+def test_a_chunk_as_bold_as_its_seam_is_left_alone():
+    chunk = np.tile(np.float32([[0.5], [-0.5]]), (5, 1))
+    assert np.array_equal(ramp(chunk, np.array([-0.5], np.float32), 4, bold=True), chunk)
+
+
+def test_what_the_ramp_takes_away_from_does_not_count_as_bold():
+    chunk = np.zeros((10, 1), np.float32)
+    chunk[1:] = 0.3  # the chunk's only change is up, and the last action is above it
+    joined = ramp(chunk, np.array([0.5], np.float32), 4, bold=True)
+    assert joined[0] == 0.5 and np.allclose(joined[4:], 0.3)
+
+
+def test_the_seam_is_never_the_largest_change():
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        chunk = random.uniform(-0.3, 0.3, 4) + 0.1 * random.standard_normal((10, 4)).cumsum(0)
+        last = random.uniform(-0.3, 0.3, 4)
+        joined = ramp(chunk.clip(-0.9, 0.9), last, 4, bold=True)
+        assert np.abs(joined[0] - last).max() <= np.abs(np.diff(joined, axis=0)).max() + 1e-6
 
 
 # --- which references are joined

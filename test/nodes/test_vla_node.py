@@ -26,7 +26,8 @@ class Cameras:
         self.proprio = peer.say(Proprio, "proprio", qos.SENSOR)
         self.episode = peer.say(EpisodeState, "episode/state", qos.STATE)
         self.executed = peer.say(ActionChunk, "command/executed", qos.COMMAND)
-        self.frame = peer.tick() // 10 * 10 + 1
+        # Ahead of the clock, so that no load on the machine makes them late.
+        self.frame = peer.tick() // 10 * 10 + 10_001
         self.sent = 0
 
     def send(self, phase: Phase, size: int = 96, driver: Source | None = None, episode: int = 1, now: bool = False) -> None:
@@ -99,13 +100,13 @@ def test_references_are_joined_while_the_robot_executes_them(graph, start, peer,
     if join == "blend":
         assert not any(asked)  # the cross-fade is done with what the model gives in any case
         return
-    graph.spin_until(lambda: len(cameras.references) >= joined() + 1, "the references themselves")
-    sent = {msg.tick: msg for msg in cameras.references}
-    prefixes = [prefix for prefix in asked if prefix is not None]
-    before, after = list(sent.values())[-2:]
-    steps = after.tick - before.tick  # the prefix is what was published, from the new frame's tick on
-    actions = np.array(before.actions).reshape(50, 4)[steps:steps + 5 + FADE_TICKS]
-    assert any(prefix.frozen == 5 and np.array_equal(prefix.actions, actions) for prefix in prefixes)
+    graph.spin_until(lambda: len(cameras.references) == len(asked), "the references themselves")
+    for before, after, prefix in zip(cameras.references, cameras.references[1:], asked[1:], strict=False):
+        if prefix is None:
+            continue
+        # What was published, from the new frame's tick on, as far as it still has a say.
+        actions = np.array(before.actions).reshape(50, 4)[after.tick - before.tick:]
+        assert (after.tick + prefix.frozen) % 10 == 0 and np.array_equal(prefix.actions, actions[:prefix.frozen + FADE_TICKS])
 
 
 @pytest.mark.parametrize("driver", [None, Source.HUMAN, Source.ACTOR])
@@ -156,10 +157,14 @@ def test_a_vla_slower_than_promised_is_asked_earlier_and_the_operator_is_told_wh
     assert node.schedule.ticks >= 4  # it is asked so much before the boundary
 
 
-def test_a_vla_as_fast_as_promised_is_no_problem(graph, start, peer, checkpoint):
-    cameras = Cameras(start(VlaNode, model=str(checkpoint), trace=False, latency_ticks=25), peer)
-    cameras.until(graph, Phase.APPROACH, lambda: len(cameras.references) > 6, "references", now=True)
-    assert diagnostics(cameras.node)["latency_ticks"] <= 25 and cameras.node.problem == ""
+def test_a_vla_as_fast_as_promised_is_no_problem(start, checkpoint):
+    node = start(VlaNode, model=str(checkpoint), trace=False)
+    for took_ms in [2000, 900] + 20 * [90]:  # it was slow to begin with
+        node.latency.took(took_ms * 1_000_000)
+    assert node.slowness() == "" and diagnostics(node)["latency_ticks"] == 5
+    for _ in range(50):
+        node.latency.took(101_000_000)
+    assert "set latency_ticks to 6 for all nodes" in node.slowness()
 
 
 def test_a_way_of_joining_that_does_not_exist_fails_at_configure(make, checkpoint):
