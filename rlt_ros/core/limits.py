@@ -67,14 +67,17 @@ class SafetyGate:
 
     Causes in `counts`, one per refused chunk or per changed or held tick:
       refused chunks  malformed, wrong_size, empty, old_tick
-      held ticks      estop, no_command, stale, exhausted (the chunk has no action for this tick), no_proprio, force
+      held ticks      estop, no_command, stale, exhausted (the chunk has no action for this tick), no_proprio, force;
+                    no_joints, tracking (what `outside` says)
       changed ticks   range, step_change, workspace, force
-    `reason` is the cause that holds the last tick, "" when it was not held.  Not thread-safe.
+    `reason` is the cause that holds the last tick, "" when it was not held.  `outside` may be set to a cause that holds
+    for what the gate does not see: the controller's own state.  Not thread-safe.
     """
 
     CAUSES = (
         "malformed", "wrong_size", "empty", "old_tick",
         "estop", "no_command", "stale", "exhausted", "no_proprio", "force", "range", "step_change", "workspace",
+        "no_joints", "tracking",
     )
 
     def __init__(self, limits: Limits, action_dim: int, action_scale: Sequence[float]):
@@ -91,6 +94,7 @@ class SafetyGate:
                                   0 if limits.max_force is None else limits.force_index + 3)
         self.counts = {cause: 0 for cause in self.CAUSES}
         self.reason = ""
+        self.outside = ""
         self.stopped = False
         self._chunk: Chunk | None = None
         self._received_s = -np.inf
@@ -175,7 +179,7 @@ class SafetyGate:
             return "exhausted"
         if proprio is None or len(proprio) < self.proprio_needed or not np.isfinite(proprio).all():
             return "no_proprio"
-        return ""
+        return self.outside
 
     def _limit_motion(self, wanted: np.ndarray, proprio: np.ndarray) -> np.ndarray:
         limits = self.limits

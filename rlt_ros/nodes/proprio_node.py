@@ -12,6 +12,7 @@ from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import proprio_to_msg, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.robot import JointBook, load_arm
 from rlt_ros.sim.task import load_task
 
 
@@ -19,7 +20,8 @@ class ProprioNode(RltNode):
     """Join pose, twist, wrench and joint states in the order of the task's `state`.
 
     Subscribes, as far as the task needs them: driver/pose (PoseStamped, tool in the base), driver/twist (TwistStamped),
-    driver/wrench (WrenchStamped), driver/joint_states (JointState).  Publishes: proprio (Proprio), at most once a tick.
+    driver/wrench (WrenchStamped), driver/joint_states (JointState); with pose_from_joints the last of these in the place of
+    the first.  Publishes: proprio (Proprio), at most once a tick.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,9 @@ class ProprioNode(RltNode):
         joints: dict = parameter(
             {}, "joints.<part of the task's state>: names in the joint states, in the order wanted"
         )
+        pose_from_joints: bool = parameter(
+            False, "compute the pose from driver/joint_states and arm.urdf, for robots that publish none"
+        )
         max_silence_s: float = parameter(0.5, "proprioception that is late by more is reported", unit="s", low=0.0)
 
     def on_configure_(self) -> None:
@@ -35,13 +40,19 @@ class ProprioNode(RltNode):
         self.assembler = ProprioAssembler(layout, self.params.joints, self.params.derive_twist)
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
         self.joined_s = time.monotonic()
+        needed = set(self.assembler.streams)
+        self.arm = None
+        if self.params.pose_from_joints and "pose" in needed:
+            self.arm = load_arm(self.params.arm, "parameter 'pose_from_joints'")
+            self.book = JointBook(self.arm.names)
+            needed = needed - {"pose"} | {"joint_states"}
         for stream, msg_type, callback in (
             ("pose", PoseStamped, self.on_pose),
             ("twist", TwistStamped, self.on_twist),
             ("wrench", WrenchStamped, self.on_wrench),
             ("joint_states", JointState, self.on_joint_states),
         ):
-            if stream in self.assembler.streams and not (stream == "twist" and self.params.derive_twist):
+            if stream in needed and not (stream == "twist" and self.params.derive_twist):
                 self.subscribe(msg_type, f"driver/{stream}", callback, qos.SENSOR)
         self.every(0.25, self.report_silence)
 
@@ -61,7 +72,13 @@ class ProprioNode(RltNode):
         self.send()
 
     def on_joint_states(self, msg: JointState) -> None:
-        self.assembler.add_joint_states(*self.when(msg), msg.name, msg.position, msg.velocity)
+        if self.arm is not None:
+            self.book.add(msg)
+            joints = self.book.values(self.arm.names, time.monotonic() - self.params.max_silence_s)
+            if joints is not None and set(self.arm.names) & set(msg.name):
+                self.assembler.add_pose(*self.when(msg), *self.arm.pose(joints))
+        if "joint_states" in self.assembler.streams:
+            self.assembler.add_joint_states(*self.when(msg), msg.name, msg.position, msg.velocity)
         self.send()
 
     def when(self, msg) -> tuple[int, int]:

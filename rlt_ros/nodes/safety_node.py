@@ -4,12 +4,11 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from geometry_msgs.msg import TwistStamped
 
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.limits import Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, Proprio, SafetyState
-from rlt_ros.ros import qos
+from rlt_ros.ros import outputs, qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, header, proprio_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
@@ -20,16 +19,18 @@ class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
     Subscribes: command/candidate (ActionChunk), proprio (Proprio).
-    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and with interface
-    `twist` driver/delta_twist_cmds (TwistStamped).  Services: safety/stop (latches), safety/release.
+    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and what the controller
+    of the `interface` hears (rlt_ros/ros/outputs.py).  Services: safety/stop (latches), safety/release.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         interface: str = parameter(
-            "chunk", "what the robot listens to: command/executed itself, or a twist", choices=("chunk", "twist")
+            "chunk", "what the robot listens to: command/executed itself, or its controller", choices=outputs.INTERFACES
         )
-        frame_id: str = parameter("base_link", "frame of the twist commands")
+        frame_id: str = parameter("base_link", "frame of the actions, and of twists and poses that are sent")
+        output: outputs.OutputParameters = parameter(group=outputs.OutputParameters)
+        gripper: outputs.GripperParameters = parameter(group=outputs.GripperParameters)
         watchdog_phase: float = parameter(
             0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9
         )
@@ -41,23 +42,14 @@ class SafetyNode(RltNode):
         layout = {"force_index": task.wrench_index}
         self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
         self.gate = SafetyGate(self.limits, task.action_dim, task.action_scale)
-        self.action_scale = np.asarray(task.action_scale, np.float32)
-        if self.params.interface == "twist" and task.action_dim not in (3, 4):
-            raise ValueError(
-                f"interface 'twist' takes the actions x, y, z and yaw, task '{task.name}' has {task.action_dim}: "
-                f"{', '.join(task.action_names)}; use interface 'chunk'"
-            )
+        self.action_dim = task.action_dim
+        self.outputs = outputs.make(self, task)
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.sent_tick = -1
         self.reported: tuple = ()
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
-        self.twist = (
-            self.publish(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND)
-            if self.params.interface == "twist"
-            else None
-        )
         self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.trigger("safety/stop", self.on_stop)
@@ -67,7 +59,7 @@ class SafetyNode(RltNode):
 
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
-        self.send(Chunk(tick, np.zeros((1, len(self.action_scale)), np.float32), tick, Source.HOLD))
+        self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
 
     def on_proprio(self, msg: Proprio) -> None:
         _, self.proprio = proprio_from_msg(msg)
@@ -89,22 +81,16 @@ class SafetyNode(RltNode):
 
     def step(self, tick: int) -> None:
         now_s = time.monotonic()
+        self.gate.outside = next(filter(None, [output.cause(now_s) for output in self.outputs]), "")
         known = now_s - self.proprio_s <= self.params.proprio_timeout_s
         self.send(self.gate.step(tick, now_s, self.proprio if known else None))
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
         self.executed.publish(chunk_to_msg(chunk, self.control))
-        if self.twist is not None:
-            self.twist.publish(self.as_twist(chunk))
+        for output in self.outputs:
+            output.send(chunk)
         self.report()
-
-    def as_twist(self, chunk: Chunk) -> TwistStamped:
-        """The first action as a velocity: metres and radians per tick over the tick's seconds."""
-        x, y, z, yaw = [*(chunk.actions[0] * self.action_scale / self.control.period_s).tolist(), 0.0][:4]
-        msg = TwistStamped(header=header(self.now_ns(), self.params.frame_id))
-        msg.twist.linear.x, msg.twist.linear.y, msg.twist.linear.z, msg.twist.angular.z = x, y, z, yaw
-        return msg
 
     def on_stop(self) -> str:
         self.gate.estop()
