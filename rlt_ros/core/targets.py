@@ -10,7 +10,7 @@ the target is where the robot is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,9 +104,11 @@ class JointPlan:
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A joint target and, when it follows the tool, the pose that it is for."""
+    """A joint target and, when it follows the tool, the tool's pose there and the one that it was to have."""
 
     joints: np.ndarray
+    at: np.ndarray | None = None
+    facing: np.ndarray | None = None
     position: np.ndarray | None = None
     rotation: np.ndarray | None = None
 
@@ -161,8 +163,6 @@ class JointTargets:
         path = [base]
         for action in actions:
             path.append(self._move(path[-1], np.asarray(action, float)))
-            if not np.any(action):
-                break  # what follows a hold is not looked at: the next command decides
         self._path, self._tick = path[1:], tick
         positions = np.array([point.joints for point in path])
         velocities = np.zeros((len(path) - 1, positions.shape[1]))
@@ -173,21 +173,22 @@ class JointTargets:
         if self._arm is None:
             return _Point(joints)
         position, quaternion = self._arm.pose(joints)
-        return _Point(joints, position, matrix_of(quaternion))
+        rotation = matrix_of(quaternion)
+        return _Point(joints, position, rotation, position, rotation)
 
     def _move(self, point: _Point, action: np.ndarray) -> _Point:
         if self._arm is None:
             return _Point(self._bounded(point.joints, action))
-        wanted = point.position + action[:3], turn([0.0, 0.0, action[3] if len(action) > 3 else 0.0]) @ point.rotation
+        yaw = action[3] if len(action) > 3 else 0.0
+        position, rotation = point.position + action[:3], turn([0.0, 0.0, yaw]) @ point.rotation
         change = np.zeros_like(point.joints)
         if np.any(action):  # a hold is a hold: the joints do not make up for what they are behind
-            now = self._at(point.joints)
-            motion = np.concatenate([wanted[0] - now.position, vector_of(wanted[1] @ now.rotation.T)])
+            motion = np.concatenate([position - point.at, vector_of(rotation @ point.facing.T)])
             change = self._arm.step(point.joints, motion)
         there = self._at(self._bounded(point.joints, change))
-        behind = shortened(wanted[0] - there.position, SLACK_M)
-        turned = shortened(vector_of(wanted[1] @ there.rotation.T), SLACK_RAD)
-        return _Point(there.joints, there.position + behind, turn(turned) @ there.rotation)
+        behind = shortened(position - there.at, SLACK_M)
+        turned = shortened(vector_of(rotation @ there.facing.T), SLACK_RAD)
+        return replace(there, position=there.at + behind, rotation=turn(turned) @ there.facing)
 
     def _bounded(self, joints: np.ndarray, change: np.ndarray) -> np.ndarray:
         """`joints` after as much of `change` as limits and leash allow."""

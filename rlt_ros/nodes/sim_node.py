@@ -143,22 +143,15 @@ class SimNode(RltNode):
     def follow(self, tick: int) -> np.ndarray:
         """The normalised action [A] that takes the plant's target to where its controller wants it at the end of the tick."""
         self.count(self.heard_tick != tick, tick - self.heard_tick > BRIDGED_TICKS, tick)
-        present, period_s, controller = self.env.env.unwrapped.target, self.control.period_s, self.controller
-        match controller:
-            case controllers.ServoTwist():
-                change = controller.velocity(self.now_ns()) * period_s
-            case controllers.CompliancePose():
-                wanted = controller.target()
-                change = np.zeros(4) if wanted is None else wanted - present
-            case controllers.JointTrajectories():
-                change = controllers.tool_of(self.arm, controller.sample(self.control.stamp_ns(tick + 1))[0]) - present
-            case controllers.ForwardPositions():
-                change = controllers.tool_of(self.arm, controller.target()) - present
-            case _:
-                joints = controller.target(self.env.observation()["joint_position"], period_s)
-                change = controllers.tool_of(self.arm, joints) - present
-        change[3] = (change[3] + np.pi) % (2 * np.pi) - np.pi
-        return change / self.task.action_scale
+        plant = controllers.Plant(
+            arm=self.arm,
+            target=self.env.env.unwrapped.target,
+            joints=self.env.observation()["joint_position"],
+            now_ns=self.now_ns(),
+            end_ns=self.control.stamp_ns(tick + 1),
+            period_s=self.control.period_s,
+        )
+        return self.controller.step(plant) / self.task.action_scale
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.critical = msg.phase == Phase.CRITICAL

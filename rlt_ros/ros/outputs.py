@@ -39,7 +39,7 @@ class OutputParameters:
 
     leash_m: float = parameter(0.01, "interface pose: target at most so far from the tool", unit="m", low=1e-4, high=0.2)
     leash_rad: float = parameter(0.1, "the same of its orientation", unit="rad", low=1e-3, high=1.0)
-    leash_joint: float = parameter(0.05, "joint targets at most so far from the joints", unit="rad or m", low=1e-4)
+    leash_joint: float = parameter(0.02, "joint targets at most so far from the joints", unit="rad or m", low=1e-4)
     command: str = parameter("position", "what forward_command commands", choices=("position", "velocity"))
     lead_s: float = parameter(0.0, "a trajectory's points are later by this: a controller that hears late", unit="s",
                               low=0.0, high=0.5)
@@ -221,7 +221,7 @@ class JointOutput:
             self.targets.forget()
             self.topic.publish(Float64MultiArray(data=packed(np.zeros(len(self.names)), "d")))
             return
-        actions = chunk.actions[: 1 if held or not self.trajectory else None, self.index] * self.scale
+        actions = chunk.actions[: None if self.trajectory else 1, self.index] * self.scale
         plan = self.targets.plan(chunk.tick, actions)
         if plan is None:
             return

@@ -24,6 +24,32 @@ from rlt_ros.core.kinematics import Arm
 from rlt_ros.core.proprioception import yaw_of
 
 
+@dataclass(frozen=True, eq=False)
+class Plant:
+    """The arm at the beginning of a step of `period_s` that ends at `end_ns`.
+
+    target [4]: x, y, z (m) and yaw (rad) of its compliance controller.  joints [J]: measured, rad.  now_ns: ROS time.
+    """
+
+    arm: Arm
+    target: np.ndarray
+    joints: np.ndarray
+    now_ns: int
+    end_ns: int
+    period_s: float
+
+    def towards(self, joints: Sequence[float]) -> np.ndarray:
+        """Change [4] of the target that takes it to the tool of these joints."""
+        position, quaternion = self.arm.pose(joints)
+        return self.towards_tool(np.array([*position, yaw_of(quaternion)]))
+
+    def towards_tool(self, tool: np.ndarray) -> np.ndarray:
+        """Change [4] of the target that takes it to `tool` [4]."""
+        change = tool - self.target
+        change[3] = (change[3] + np.pi) % (2 * np.pi) - np.pi
+        return change
+
+
 class ServoTwist:
     """Twists in the base frame move the Cartesian target."""
 
@@ -40,13 +66,13 @@ class ServoTwist:
             raise ValueError(f"twist is not finite: {twist.tolist()}")
         self._twist, self._stamp_ns = twist, stamp_ns
 
-    def fresh(self, now_ns: int) -> bool:
-        """Whether there is a command for now."""
-        return now_ns - self._stamp_ns < self.timeout_ns
-
     def velocity(self, now_ns: int) -> np.ndarray:
         """[4]: x, y, z (m/s) and yaw (rad/s)."""
-        return self._twist[[0, 1, 2, 5]] if self.fresh(now_ns) else np.zeros(4)
+        return self._twist[[0, 1, 2, 5]] if now_ns - self._stamp_ns < self.timeout_ns else np.zeros(4)
+
+    def step(self, plant: Plant) -> np.ndarray:
+        """Change [4] of the plant's target."""
+        return self.velocity(plant.now_ns) * plant.period_s
 
 
 class CompliancePose:
@@ -68,6 +94,10 @@ class CompliancePose:
     def target(self) -> np.ndarray | None:
         """[4]: x, y, z and yaw; None before the first command."""
         return self._target
+
+    def step(self, plant: Plant) -> np.ndarray:
+        """Change [4] of the plant's target."""
+        return np.zeros(4) if self._target is None else plant.towards_tool(self._target)
 
 
 @dataclass(frozen=True)
@@ -124,14 +154,14 @@ class JointTrajectories:
         if taken[0][0] <= self._since_ns:  # begun before we look: no way in
             self._points.pop(0)
 
-    def fresh(self, now_ns: int) -> bool:
-        """Whether the trajectory is not yet at its end."""
-        return bool(self._points) and now_ns <= self._points[-1][0]
-
     def sample(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions [J] and velocities [J] now; each call commands them."""
         self._commanded, self._commanded_ns = self._at(now_ns), now_ns
         return self._commanded
+
+    def step(self, plant: Plant) -> np.ndarray:
+        """Change [4] of the plant's target."""
+        return plant.towards(self.sample(plant.end_ns)[0])
 
     def _at(self, now_ns: int) -> tuple[np.ndarray, np.ndarray]:
         points = self._points
@@ -164,6 +194,10 @@ class ForwardPositions:
         """[J]."""
         return self._at
 
+    def step(self, plant: Plant) -> np.ndarray:
+        """Change [4] of the plant's target."""
+        return plant.towards(self._at)
+
 
 class ForwardVelocities:
     """Joint velocities, as they come, integrated no further than `leash` (rad) from the joints."""
@@ -182,6 +216,10 @@ class ForwardVelocities:
         self._at = np.asarray(measured, float) + (after - measured).clip(-self._leash, self._leash)
         return self._at
 
+    def step(self, plant: Plant) -> np.ndarray:
+        """Change [4] of the plant's target."""
+        return plant.towards(self.target(plant.joints, plant.period_s))
+
 
 def forwarded(values: Sequence[float], joints: int) -> np.ndarray:
     """What a forward_command_controller of so many joints takes."""
@@ -191,9 +229,3 @@ def forwarded(values: Sequence[float], joints: int) -> np.ndarray:
     if values.shape != (joints,):
         raise ValueError(f"command has {values.size} values for {joints} interfaces")
     return values
-
-
-def tool_of(arm: Arm, joints: Sequence[float]) -> np.ndarray:
-    """[4]: x, y, z and yaw of the arm's tip with these joints."""
-    position, quaternion = arm.pose(joints)
-    return np.array([*position, yaw_of(quaternion)])

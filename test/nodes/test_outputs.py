@@ -85,12 +85,13 @@ def tool(position=(0.45, 0.0, 0.12), quaternion=(0.0, 0.0, 0.0, 1.0), frame="bas
 def test_trajectory_is_what_its_controller_takes_and_moves_the_tool_up(start, peer):
     gate = Gate(start, peer, interface="joint_trajectory", **ARM)
     heard = peer.hear(JointTrajectory, "driver/joint_trajectory")
-    gate.until(lambda: gate.moving() and heard and len(heard[-1].points) == 3, "a trajectory of three points")
-    msg, period_ns = heard[-1], peer.clock.period_ns
+    moves = lambda: [msg for msg in heard if len(msg.points) == 3 and np.any(msg.points[0].velocities)]  # noqa: E731
+    gate.until(moves, "a trajectory of three points")
+    msg, period_ns = moves()[0], peer.clock.period_ns  # the first: the arm does not move, so that later ones end at the leash
     assert msg.joint_names == JOINTS
     assert stamp_ns(msg.header.stamp) % period_ns == 0
     assert [stamp_ns(point.time_from_start) for point in msg.points] == [period_ns, 2 * period_ns, 3 * period_ns]
-    assert not np.any(msg.points[-1].velocities) and np.any(msg.points[0].velocities)
+    assert not np.any(msg.points[-1].velocities)
     arm = Arm(URDF.read_text(), "base_link", "tcp", JOINTS)
     heights = [arm.pose(point.positions)[0][2] for point in msg.points]
     np.testing.assert_allclose(np.diff(heights), 0.5 * 0.0015, rtol=0.02)
@@ -199,7 +200,7 @@ def test_arm_that_was_moved_by_hand_holds_the_gate_then_stays_where_it_is(start,
     gate.until(lambda: gate.moving(), "motion from there", state=joint_state(positions=moved))
     gate.until(lambda: len(heard) > count + 3, "commands", state=joint_state(positions=moved))
     late = [np.array(msg.data) for msg in heard[count + 1 :]]
-    assert late and all(np.abs(data - moved).max() <= 0.05 + 1e-9 for data in late)
+    assert late and all(np.abs(data - moved).max() <= 0.02 + 1e-9 for data in late)
 
 
 def test_pose_comes_from_the_driver_where_there_is_no_urdf(start, peer):
@@ -229,8 +230,9 @@ def test_actions_that_are_joints_move_those_joints_and_the_gripper_its_own(start
                 gripper__interface="forward_command", gripper__joint="finger", gripper__upper=0.04)  # fmt: skip
     arm, grip = peer.hear(JointTrajectory, "driver/joint_trajectory"), peer.hear(Float64MultiArray, "driver/gripper/commands")
     state = joint_state(["finger", "joint1", "joint2"], [0.02, 0.3, -0.4])
-    gate.until(lambda: gate.moving() and bool(arm) and len(arm[-1].points) == 3, "motion", action=[0.5, -1.0, -0.25], state=state)
-    points = np.array([point.positions for point in arm[-1].points])
+    moves = lambda: [msg for msg in arm if len(msg.points) == 3 and np.any(msg.points[0].velocities)]  # noqa: E731
+    gate.until(moves, "motion", action=[0.5, -1.0, -0.25], state=state)
+    points = np.array([point.positions for point in moves()[0].points])
     np.testing.assert_allclose(np.diff(points, axis=0), np.tile([-0.005, 0.005], (2, 1)), atol=1e-7)
     gate.until(lambda: grip and grip[-1].data[0] == 0.0, "a closed gripper", action=[0.5, -1.0, -0.25], state=state)
     steps = np.diff([msg.data[0] for msg in grip])
@@ -313,91 +315,112 @@ PATHS = {
     "forward_command": {},
     "velocity": {"output__command": "velocity"},
 }
-# m and rad: how far from the sum of the executed actions the tool may end, over 4 cm and 0.2 rad.  A twist lasts until the
-# next one, so a late tick is a longer one.
-TOLERANCE = {"chunk": 0.001, "twist": 0.004, "velocity": 0.004}
+SCALE = np.array([0.0015, 0.0015, 0.0015, 0.02])
+
+
+class Whole:
+    """Simulator, proprioception and gate; `steer()` sends one candidate a tick."""
+
+    def __init__(self, start, peer, path: str) -> None:
+        interface = "forward_command" if path == "velocity" else path
+        command = {"command": "velocity"} if path == "velocity" else {}
+        start(SimNode, interface=interface, **command)
+        start(ProprioNode)
+        limits = LIMITS | {"limits__command_timeout_s": 0.2}
+        self.safety = start(SafetyNode, interface=interface, proprio_timeout_s=1.0, **limits, **ARM, **PATHS[path])
+        self.peer = peer
+        self.poses = peer.hear(PoseStamped, "driver/pose", qos.SENSOR)
+        self.executed = peer.hear(ActionChunk, "command/executed")
+        self.candidate = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
+        self.tick = -1
+        peer.graph.spin_until(lambda: len(self.poses) > 3 and len(self.executed) > 3, "poses")
+
+    def where(self) -> np.ndarray:
+        p, q = self.poses[-1].pose.position, self.poses[-1].pose.orientation
+        return np.array([p.x, p.y, p.z, yaw_of([q.x, q.y, q.z, q.w])])
+
+    def steer(self, action) -> None:
+        if self.peer.tick() > self.tick:
+            self.tick = self.peer.tick()
+            self.candidate(self.peer.chunk(self.tick, list(action), 3))
+
+    def rest(self, poses: int) -> None:
+        """So many poses later."""
+        count = len(self.poses)
+        self.peer.graph.spin_until(lambda: len(self.poses) > count + poses, "poses")
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_each_path_takes_the_arm_where_the_actions_say(graph, start, peer, path):
-    interface = "forward_command" if path == "velocity" else path
-    command = {"command": "velocity"} if path == "velocity" else {}
-    start(SimNode, interface=interface, **command)
-    start(ProprioNode)
-    start(SafetyNode, interface=interface, proprio_timeout_s=1.0, **(LIMITS | {"limits__command_timeout_s": 0.2}), **ARM,
-          **PATHS[path])  # fmt: skip
-    poses = peer.hear(PoseStamped, "driver/pose", qos.SENSOR)
-    executed = peer.hear(ActionChunk, "command/executed")
-    states = peer.hear(SafetyState, "safety/state", qos.STATE)
-    say = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
-    graph.spin_until(lambda: len(poses) > 3 and len(executed) > 3, "poses")
-    where = lambda: np.array([poses[-1].pose.position.x, poses[-1].pose.position.y, poses[-1].pose.position.z,  # noqa: E731
-                              yaw_of([0, 0, poses[-1].pose.orientation.z, poses[-1].pose.orientation.w])])
-    begin, first, last_tick = where(), len(executed), -1
+def test_each_path_takes_the_arm_to_the_goal_and_holds_it_there(graph, start, peer, path):
+    """Steered by eye, as a person does, since a busy machine loses ticks; test_controllers.py has the paths tick for tick."""
+    whole = Whole(start, peer, path)
+    goal = whole.where() + [0.012, -0.008, 0.015, 0.15]
 
-    def turn() -> bool:
-        nonlocal last_tick
-        tick = peer.tick()
-        done = len(executed) - first
-        if tick > last_tick:
-            last_tick = tick
-            action = [0.5, -0.25, 0.6, 0.2] if done < 20 else [-0.2, 0.5, 0.5, 0.2] if done < 50 else [0.0] * 4
-            say(peer.chunk(tick, action, 3))
-        return done > 75
+    def there() -> bool:
+        error = goal - whole.where()
+        whole.steer((0.2 * error / SCALE).clip(-0.5, 0.5))
+        return np.linalg.norm(error[:3]) < 3e-4 and abs(error[3]) < 4e-3
 
-    graph.spin_until(turn, "75 ticks")
-    count = len(poses)
-    graph.spin_until(lambda: len(poses) > count + 10, "the arm at rest")
-    scale = np.array([0.0015, 0.0015, 0.0015, 0.02])
-    total = sum(np.array(msg.actions[:4]) * scale for msg in executed[first:])
-    assert np.linalg.norm(total[:3]) > 0.02, states[-1]
-    error = where() - begin - total
-    print(f"{path}: {1e3 * np.linalg.norm(error[:3]):.3f} mm of {1e3 * np.linalg.norm(total[:3]):.1f}, {error[3]:.4f} rad")
-    assert np.linalg.norm(error[:3]) < TOLERANCE.get(path, 0.001) and abs(error[3]) < 10 * TOLERANCE.get(path, 0.001)
+    graph.spin_until(there, "the goal", 40.0)
+    whole.rest(25)
+    error = whole.where() - goal
+    assert np.linalg.norm(error[:3]) < 2e-3 and abs(error[3]) < 2e-2
+    still = whole.where()
+    whole.rest(15)
+    assert np.abs(whole.where() - still)[:3].max() < 2e-4
 
 
 @pytest.mark.parametrize("path", ["twist", "pose", "joint_trajectory", "forward_command"])
 def test_arm_stands_still_when_the_gate_dies(graph, start, stop, peer, path):
-    """By the controller's own time-out, end of trajectory or last position; forwarded velocities have none of these."""
-    start(SimNode, interface=path)
-    start(ProprioNode)
-    safety = start(SafetyNode, interface=path, proprio_timeout_s=1.0, **LIMITS, **ARM)
-    safety.on_deactivate_ = lambda: None  # its death, not its end: no last command
-    poses = peer.hear(PoseStamped, "driver/pose", qos.SENSOR)
-    executed = peer.hear(ActionChunk, "command/executed")
-    say = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
-    graph.spin_until(lambda: bool(poses), "a pose")
-    height = poses[-1].pose.position.z
+    """By Servo's time-out, or where the last command leads; forwarded velocities have none of these."""
+    whole = Whole(start, peer, path)
+    arm = Arm(URDF.read_text(), "base_link", "tcp", JOINTS)
+    msg_type, topic, leads_to = {
+        "twist": (TwistStamped, "driver/delta_twist_cmds", lambda msg: None),
+        "pose": (PoseStamped, "driver/target_pose", lambda msg: msg.pose.position.z),
+        "joint_trajectory": (JointTrajectory, "driver/joint_trajectory", lambda msg: arm.pose(msg.points[-1].positions)[0][2]),
+        "forward_command": (Float64MultiArray, "driver/commands", lambda msg: arm.pose(msg.data)[0][2]),
+    }[path]
+    heard = peer.hear(msg_type, topic)
+    whole.safety.on_deactivate_ = lambda: None  # its death, not its end: no last command
+    begin = whole.where()
+    graph.spin_until(lambda: (whole.steer([0, 0, 1.0, 0]), whole.where()[2] > begin[2] + 0.01)[1], "the rise")
+    stop(whole.safety)
+    whole.rest(40)
+    still = whole.where()
+    whole.rest(15)
+    assert np.abs(whole.where() - still).max() < 2e-4
+    end = leads_to(heard[-1])
+    assert end is None or still[2] < end + 1e-3  # a trajectory that came too late was refused: it may be short of it
 
-    def risen() -> bool:
-        say(peer.chunk(peer.tick(), [0.0, 0.0, 1.0, 0.0], 3))
-        return poses[-1].pose.position.z > height + 0.01
 
-    graph.spin_until(risen, "the rise")
-    stop(safety)
-    at_death, count, heard = poses[-1].pose.position.z, len(poses), len(executed)
-    graph.spin_until(lambda: len(poses) > count + 40, "poses after the death")
-    z = [msg.pose.position.z for msg in poses[-20:]]
-    assert len(executed) <= heard + 2
-    assert max(z) - min(z) < 2e-4
-    assert z[-1] - at_death < 0.0015 * 8  # Servo's 0.1 s, or the two ticks ahead, and what the arm was behind
+def test_forwarded_velocity_goes_on_when_the_gate_dies(graph, start, stop, peer):
+    """The documented behaviour of that controller, and why it is not for a driver without a time-out."""
+    whole = Whole(start, peer, "velocity")
+    whole.safety.on_deactivate_ = lambda: None
+    begin = whole.where()
+    risen = lambda: whole.where()[2] > begin[2] + 0.005 and not whole.safety.gate.reason  # noqa: E731
+    graph.spin_until(lambda: (whole.steer([0, 0, 0.5, 0]), risen())[1], "the rise")
+    stop(whole.safety)
+    at_death = whole.where()
+    graph.spin_until(lambda: whole.where()[2] > at_death[2] + 0.01, "the arm to go on")
 
 
 def test_reset_of_the_scene_does_not_drag_the_arm_back(graph, start, peer):
-    start(SimNode, interface="joint_trajectory")
-    start(ProprioNode)
-    start(SafetyNode, interface="joint_trajectory", proprio_timeout_s=1.0, **LIMITS, **ARM)
-    poses = peer.hear(PoseStamped, "driver/pose", qos.SENSOR)
-    joints = peer.hear(JointState, "driver/joint_states", qos.SENSOR)
+    whole = Whole(start, peer, "joint_trajectory")
     heard = peer.hear(JointTrajectory, "driver/joint_trajectory")
-    graph.spin_until(lambda: bool(heard) and bool(joints), "commands")
+    arm = Arm(URDF.read_text(), "base_link", "tcp", JOINTS)
     for _ in range(3):
+        before = whole.where()
         assert peer.call(Trigger, "sim/reset").success
-    count = len(poses)
-    graph.spin_until(lambda: len(poses) > count + 30, "the new scene")
-    now = dict(zip(joints[-1].name, joints[-1].position))
-    target = dict(zip(heard[-1].joint_names, heard[-1].points[-1].positions))
-    assert max(abs(now[name] - target[name]) for name in JOINTS) < 0.005  # it stands at its target
+        whole.rest(40)
+        assert np.abs(whole.where() - before)[:3].max() > 1e-3  # another scene starts elsewhere
+    graph.spin_until(lambda: bool(heard), "commands")
+    target = arm.pose(heard[-1].points[-1].positions)[0]
+    assert np.linalg.norm(target - whole.where()[:3]) < 1e-3  # it stands at its target
+    still = whole.where()
+    whole.rest(20)
+    assert np.abs(whole.where() - still).max() < 2e-4
 
 
 def test_pose_from_joints_is_the_drivers(graph, start, peer):

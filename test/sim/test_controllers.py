@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 
-from rlt_ros.core.kinematics import JointLimits
-from rlt_ros.core.targets import JointTargets
+from rlt_ros.core.kinematics import Arm, JointLimits
+from rlt_ros.core.rotations import quaternion_of
+from rlt_ros.core.targets import JointTargets, PoseTarget
 from rlt_ros.sim.controllers import (
     CompliancePose,
     ForwardPositions,
     ForwardVelocities,
     JointTrajectories,
+    Plant,
     ServoTwist,
     Waypoint,
 )
+from rlt_ros.sim.task import TaskEnv, load_task
 
 MS = 1_000_000
 NOW = 10**18
@@ -68,7 +71,6 @@ def test_trajectory_is_followed_to_its_end_and_held_there():
     jtc.command(NOW, NOW, ["b", "a"], [Waypoint(TICK, [1.0, 0.1], [0.0, 5.0]), Waypoint(2 * TICK, [1.0, 0.2], [0.0, 0.0])])
     np.testing.assert_allclose(jtc.sample(NOW + TICK)[0], [0.1, 1.0])  # in the controller's own order
     np.testing.assert_allclose(jtc.sample(NOW + TICK)[1], [5.0, 0.0])
-    assert jtc.fresh(NOW + 2 * TICK) and not jtc.fresh(NOW + 2 * TICK + 1)
     for later in (2 * TICK, 1000 * TICK):
         positions, velocities = jtc.sample(NOW + later)
         np.testing.assert_allclose(positions, [0.2, 1.0])
@@ -163,3 +165,72 @@ def test_forward_velocities_go_on_without_a_new_command():
     for _ in range(50):
         at = forward.target([1.0], 0.02)  # against a wall
     np.testing.assert_allclose(at, [1.05])
+
+
+# --- with the arm, tick for tick
+
+
+class Path:
+    """From actions to the simulated arm by one interface, without the time between: what the nodes do in a tick."""
+
+    def __init__(self, interface: str) -> None:
+        self.interface, self.task = interface, load_task("ethernet")
+        self.env = TaskEnv(self.task, 7)
+        plant = self.env.env.unwrapped
+        self.arm = Arm(plant.urdf.read_text(), plant.base, plant.tip, plant.joint_names)
+        self.scale, self.now = np.array(self.task.action_scale), NOW - NOW % TICK
+        joints = self.joints()
+        self.controller = {"chunk": lambda: None, "twist": lambda: ServoTwist("base_link"),
+                           "pose": lambda: CompliancePose("base_link"),
+                           "joint_trajectory": lambda: JointTrajectories(self.arm.names, joints),
+                           "positions": lambda: ForwardPositions(6, joints),
+                           "velocities": lambda: ForwardVelocities(6, joints)}[interface]()  # fmt: skip
+        self.pose_target = PoseTarget(0.006, 0.08)
+        self.targets = JointTargets(self.arm.limits, 0.05, 0.02, self.arm)
+
+    def joints(self) -> np.ndarray:
+        return np.array(self.env.observation()["joint_position"], float)
+
+    def pose(self) -> np.ndarray:
+        return np.array(self.env.observation()["pose"], float)
+
+    def tick(self, actions: np.ndarray) -> None:
+        """actions [n, 4], normalised: of this tick and the next ones."""
+        motions, c, names = actions * self.scale, self.controller, self.arm.names
+        if self.interface == "twist":
+            x, y, z, yaw = motions[0] / 0.02
+            c.command("base_link", self.now, [x, y, z, 0, 0, yaw])
+        elif self.interface == "pose":
+            self.pose_target.observe(*self.arm.pose(self.joints()))
+            position, rotation = self.pose_target.step(motions[0])
+            c.command("base_link", position, quaternion_of(rotation))
+        elif self.interface != "chunk":
+            self.targets.observe(self.joints())
+            plan = self.targets.plan(self.now // TICK, motions if self.interface == "joint_trajectory" else motions[:1])
+            if self.interface == "joint_trajectory":
+                points = zip(plan.positions, plan.velocities)
+                c.command(self.now, self.now, names, [Waypoint((i + 1) * TICK, p, v) for i, (p, v) in enumerate(points)])
+            else:
+                c.command(plan.positions[0] if self.interface == "positions" else (plan.positions[0] - plan.start) / 0.02)
+        if c is None:
+            self.env.step(actions[0])
+        else:
+            target = self.env.env.unwrapped.target
+            self.env.step(c.step(Plant(self.arm, target, self.joints(), self.now, self.now + TICK, 0.02)) / self.scale)
+        self.now += TICK
+
+
+@pytest.mark.parametrize("interface", ["twist", "pose", "joint_trajectory", "positions", "velocities"])
+def test_each_interface_moves_the_arm_where_chunks_do(interface):
+    """In free space, over 5 cm and 0.4 rad: within 0.05 mm and 0.2 mrad at every tick."""
+    rng = np.random.default_rng(1)
+    actions = np.concatenate([rng.uniform(-0.6, 0.6, (60, 4)) + [0.3, -0.2, 0.5, 0.25], np.zeros((20, 4))]).clip(-1, 1)
+    paths = Path("chunk"), Path(interface)
+    start, worst = paths[0].pose(), np.zeros(4)
+    for tick in range(len(actions) - 3):
+        for path in paths:
+            path.tick(actions[tick : tick + 3])
+        worst = np.maximum(worst, np.abs(paths[0].pose() - paths[1].pose()))
+    assert np.linalg.norm(paths[0].pose()[:3] - start[:3]) > 0.03
+    print(f"{interface}: {1e3 * worst[:3].max():.3f} mm, {1e3 * worst[3]:.2f} mrad")
+    assert worst[:3].max() < 5e-5 and worst[3] < 2e-4
