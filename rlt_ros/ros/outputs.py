@@ -198,6 +198,8 @@ class JointOutput:
                            self.on_controller_state, qos.SENSOR)
         self.trajectory = node.params.interface == "joint_trajectory"
         self.velocity = not self.trajectory and params.command == "velocity"
+        if self.velocity:
+            node.get_logger().warning("forwarded velocities stay when this node dies: the driver must have a time-out of its own")
         if self.trajectory:
             self.topic = node.publish(JointTrajectory, "driver/joint_trajectory", qos.COMMAND)
         else:
