@@ -1,9 +1,9 @@
 """What a controller is to reach next: targets that the actions move and that never run away from the robot.
 
-A controller that takes targets, in joints or Cartesian, needs a sum of the actions, and it must not be the sum of the
-measured positions: under a load each would begin a little lower than the last. So each class here keeps its own target,
-on a leash: it is never sent when it is further than that from what is measured. Where the robot was moved by somebody
-else (further off than a stretched leash explains) nothing is sent for ANCHOR_TICKS, in case a reading was wrong, and then
+A controller that takes targets, in joints or Cartesian, needs a sum of the actions, and not each on top of the
+measured position: under a load each would begin a little lower than the last. So each class here keeps its own target,
+on a leash: nothing is sent that is further than that from what is measured. Where the robot was moved by somebody else
+(further off than a stretched leash explains) nothing is sent for ANCHOR_TICKS, in case a reading was wrong, and then
 the target is where the robot is.
 """
 
@@ -116,8 +116,8 @@ class _Point:
 class JointTargets:
     """Joint targets: moved by joint actions, or with an `arm` by x, y, z and yaw of its tip in the base frame.
 
-    With an arm the joints follow a Cartesian target that is summed on its own, so that the errors of single steps do not
-    add up and roll and pitch stay.  Position and velocity limits shorten a step and keep its direction.
+    With an arm the joints follow a Cartesian target that is summed on its own, so that the errors of single steps do
+    not add up and roll and pitch stay.  Position and velocity limits shorten a step and keep its direction.
     """
 
     def __init__(self, limits: Sequence[JointLimits], leash: float, period_s: float, arm: Arm | None = None) -> None:
@@ -153,8 +153,8 @@ class JointTargets:
     def plan(self, tick: int, actions: np.ndarray) -> JointPlan | None:
         """Targets from `tick` on; None when nothing may be sent.
 
-        actions: [n, J] changes of the joints, or with an arm [n, 3 or 4] motions of its tip, a tick each (m, rad); zeros
-        hold. Where plans for ticks before this one did not come, the controller has gone on along the last one.
+        actions: [n, J] changes of the joints, or with an arm [n, 3 or 4] motions of its tip, a tick each (m, rad);
+        zeros hold. Where plans for ticks before this one did not come, the controller has gone on along the last one.
         """
         if not self._path or self._astray:
             return None

@@ -20,7 +20,7 @@ class ProprioNode(RltNode):
     """Join pose, twist, wrench and joint states in the order of the task's `state`.
 
     Subscribes, as far as the task needs them: driver/pose (PoseStamped, tool in the base), driver/twist (TwistStamped),
-    driver/wrench (WrenchStamped), driver/joint_states (JointState); with pose_from_joints the last of these in the place of
+    driver/wrench (WrenchStamped), driver/joint_states (JointState); with pose_from_joints the last of these in place of
     the first.  Publishes: proprio (Proprio), at most once a tick.
     """
 

@@ -37,9 +37,9 @@ class SimNode(RltNode):
     At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
     stamped so. Pictures are drawn in another thread where the environment can be drawn later, after the state where not.
 
-    It follows command/executed (ActionChunk), or with another `interface` what that controller hears on a robot, as that
-    controller would (rlt_ros/sim/controllers.py): driver/delta_twist_cmds, driver/target_pose, driver/joint_trajectory or
-    driver/commands.
+    It follows command/executed (ActionChunk), or with another `interface` what that controller hears on a robot, as
+    that controller would (rlt_ros/sim/controllers.py): driver/delta_twist_cmds, driver/target_pose,
+    driver/joint_trajectory or driver/commands.
 
     Subscribes: one of those, episode/state.  Service: sim/reset (Trigger).
     Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image,
@@ -95,8 +95,10 @@ class SimNode(RltNode):
         """Let the arm hear what its controller hears."""
         plant = self.env.env.unwrapped
         if not hasattr(plant, "target"):
-            raise ValueError(f"interface '{self.params.interface}': the environment {self.task.environment} has no arm under a "
-                             "Cartesian controller; use interface 'chunk'")
+            raise ValueError(
+                f"interface '{self.params.interface}': the environment {self.task.environment} has no arm under a "
+                "Cartesian controller; use interface 'chunk'"
+            )
         self.arm = Arm(plant.urdf.read_text(encoding="utf-8"), plant.base, plant.tip, plant.joint_names)
         self.heard_tick = -1
         self.take_over()
@@ -141,7 +143,7 @@ class SimNode(RltNode):
         self.controller.command(msg.data)
 
     def follow(self, tick: int) -> np.ndarray:
-        """The normalised action [A] that takes the plant's target to where its controller wants it at the end of the tick."""
+        """The normalised action [A] that takes the plant's target where the controller wants it after the tick."""
         self.count(self.heard_tick != tick, tick - self.heard_tick > BRIDGED_TICKS, tick)
         plant = controllers.Plant(
             arm=self.arm,
@@ -198,7 +200,7 @@ class SimNode(RltNode):
         return np.zeros(self.task.action_dim, np.float32) if command is None else command.slice(tick, 1)[0]
 
     def count(self, late: bool, without: bool, tick: int) -> None:
-        """Note in the critical phase whether the command of a tick was late, and whether there was none to go on with."""
+        """Count in the critical phase whether a tick's command was late, and whether there was none to go on with."""
         if not self.critical:
             return
         self.critical_ticks += 1
@@ -218,7 +220,7 @@ class SimNode(RltNode):
         names = [f"{key}_{i}" for key in joint_keys for i in range(np.size(seen[key]))]
         positions = velocities = [np.ravel(seen[key]) for key in joint_keys]
         arm_joints = getattr(self.env.env.unwrapped, "joint_names", ())
-        if arm_joints and (self.params.arm.joints or self.params.interface != "chunk"):  # as the arm's driver names them
+        if arm_joints and (self.params.arm.joints or self.params.interface != "chunk"):  # named as by the arm's driver
             names += arm_joints
             positions, velocities = [*positions, seen["joint_position"]], [*velocities, seen["joint_velocity"]]
         if names:

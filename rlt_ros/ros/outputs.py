@@ -37,7 +37,8 @@ CORRECTION = 3.0  # 1/s, of how far the joints are from their target, in a veloc
 class OutputParameters:
     """How a controller is commanded."""
 
-    leash_m: float = parameter(0.01, "interface pose: target at most so far from the tool", unit="m", low=1e-4, high=0.2)
+    leash_m: float = parameter(0.01, "interface pose: target at most so far from the tool", unit="m", low=1e-4,
+                               high=0.2)
     leash_rad: float = parameter(0.1, "the same of its orientation", unit="rad", low=1e-3, high=1.0)
     leash_joint: float = parameter(0.02, "joint targets at most so far from the joints", unit="rad or m", low=1e-4)
     command: str = parameter("position", "what forward_command commands", choices=("position", "velocity"))
@@ -142,8 +143,10 @@ class PoseOutput:
 
     def on_pose(self, msg: PoseStamped) -> None:
         if msg.header.frame_id not in ("", self.node.params.frame_id):
-            raise ValueError(f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', "
-                             "in which actions and targets are; set frame_id, or arm.urdf to compute the pose")
+            raise ValueError(
+                f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in which "
+                "actions and targets are; set frame_id, or arm.urdf to compute the pose"
+            )
         p, q = msg.pose.position, msg.pose.orientation
         position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)
         if not np.isfinite([*position, *quaternion]).all() or np.linalg.norm(quaternion) < 1e-6:
@@ -199,7 +202,7 @@ class JointOutput:
         self.trajectory = node.params.interface == "joint_trajectory"
         self.velocity = not self.trajectory and params.command == "velocity"
         if self.velocity:
-            node.get_logger().warning("forwarded velocities stay when this node dies: the driver must have a time-out of its own")
+            node.get_logger().warning("forwarded velocities stay when this node dies: the driver must have a time-out")
         if self.trajectory:
             self.topic = node.publish(JointTrajectory, "driver/joint_trajectory", qos.COMMAND)
         else:
@@ -239,7 +242,8 @@ class JointOutput:
     def as_trajectory(self, tick: int, plan: Any) -> JointTrajectory:
         """Stamped with the beginning of the tick; point i is where the joints are at the end of tick + i."""
         clock, lead_ns = self.node.control, round(self.node.params.output.lead_s * 1e9)
-        return trajectory_msg(clock.stamp_ns(tick), clock.period_ns, lead_ns, self.names, plan.positions, plan.velocities)
+        points = plan.positions, plan.velocities
+        return trajectory_msg(clock.stamp_ns(tick), clock.period_ns, lead_ns, self.names, *points)
 
 
 class GripperOutput:
@@ -275,7 +279,8 @@ class GripperOutput:
         if self.trajectory:
             clock = self.node.control
             point = np.array([[target]])
-            self.topic.publish(trajectory_msg(clock.stamp_ns(chunk.tick), clock.period_ns, 0, [self.joint], point, 0 * point))
+            stamp_ns = clock.stamp_ns(chunk.tick)
+            self.topic.publish(trajectory_msg(stamp_ns, clock.period_ns, 0, [self.joint], point, 0 * point))
         else:
             self.topic.publish(Float64MultiArray(data=packed([target], "d")))
 

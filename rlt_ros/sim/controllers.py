@@ -8,9 +8,9 @@ Each refuses what the real one refuses, replaces as it replaces, and does the sa
     ForwardPositions   forward_command_controller: keeps the last positions
     ForwardVelocities  the same with velocities: keeps moving, unless the driver has a time-out
 
-The plant is the arm's own Cartesian compliance controller.  Joint targets reach it through forward kinematics, as its x, y,
-z and yaw; the arm holds its roll and pitch itself (docs/decisions/0021-controllers.md).  Times are ROS time in ns.  A refused
-command is a ValueError, and what was commanded before goes on.
+The plant is the arm's own Cartesian compliance controller.  Joint targets reach it through forward kinematics, as its
+x, y, z and yaw; the arm holds its roll and pitch itself (docs/decisions/0021-controllers.md).  Times are ROS time in
+ns.  A refused command is a ValueError, and what was commanded before goes on.
 """
 
 from __future__ import annotations
@@ -133,11 +133,11 @@ class JointTrajectories:
         taken, before_ns = [], -1
         for i, point in enumerate(points):
             if point.from_start_ns <= before_ns:
-                raise ValueError(f"trajectory: time of point {i} is {point.from_start_ns} ns, not later than the one before")
+                raise ValueError(f"trajectory: point {i} is due after {point.from_start_ns} ns, not later than the last")
             before_ns = point.from_start_ns
             if len(point.positions) != len(order) or len(point.velocities) not in (0, len(order)):
-                raise ValueError(f"trajectory: point {i} has {len(point.positions)} positions and {len(point.velocities)} "
-                                 f"velocities for {len(order)} joints")
+                raise ValueError(f"trajectory: point {i} has {len(point.positions)} positions and "
+                                 f"{len(point.velocities)} velocities for {len(order)} joints")
             if not np.isfinite([*point.positions, *point.velocities]).all():
                 # Stricter than the real one, which does not look: nothing of the kind may get so far.
                 raise ValueError(f"trajectory: point {i} is not finite")

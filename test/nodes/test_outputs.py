@@ -87,7 +87,8 @@ def test_trajectory_is_what_its_controller_takes_and_moves_the_tool_up(start, pe
     heard = peer.hear(JointTrajectory, "driver/joint_trajectory")
     moves = lambda: [msg for msg in heard if len(msg.points) == 3 and np.any(msg.points[0].velocities)]  # noqa: E731
     gate.until(moves, "a trajectory of three points")
-    msg, period_ns = moves()[0], peer.clock.period_ns  # the first: the arm does not move, so that later ones end at the leash
+    # The first: the arm does not move, so that later ones end at the leash.
+    msg, period_ns = moves()[0], peer.clock.period_ns
     assert msg.joint_names == JOINTS
     assert stamp_ns(msg.header.stamp) % period_ns == 0
     assert [stamp_ns(point.time_from_start) for point in msg.points] == [period_ns, 2 * period_ns, 3 * period_ns]
@@ -104,7 +105,8 @@ def test_joint_targets_stay_on_the_leash_and_without_jumps_while_the_arm_is_stuc
              "forward_command": (Float64MultiArray, "driver/commands")}[interface]
     heard = peer.hear(*topic)
     first = lambda msg: np.array(msg.points[0].positions if interface == "joint_trajectory" else msg.data)  # noqa: E731
-    gate.until(lambda: heard and np.abs(first(heard[-1]) - AT).max() > 0.0199, "the end of the leash", action=[1, 0.5, 0.5, 1])
+    away = lambda: np.abs(first(heard[-1]) - AT).max()  # noqa: E731
+    gate.until(lambda: heard and away() > 0.0199, "the end of the leash", action=[1, 0.5, 0.5, 1])
     gate.until(lambda: len(heard) > 30, "targets", action=[1, 0.5, 0.5, 1])
     targets = np.array([first(msg) for msg in heard])
     assert np.abs(targets - AT).max() <= 0.02 + 1e-9
@@ -125,7 +127,9 @@ def test_joint_targets_stay_on_the_leash_and_without_jumps_while_the_arm_is_stuc
          lambda m: list(m.data)),
     ],
 )  # fmt: skip
-def test_on_hold_each_controller_is_told_to_stand_still_again_and_again(start, peer, graph, parameters, msg_type, topic, same):
+def test_on_hold_each_controller_is_told_to_stand_still_again_and_again(
+    start, peer, graph, parameters, msg_type, topic, same
+):
     gate = Gate(start, peer, **parameters, **ARM)
     heard = peer.hear(msg_type, topic)
     gate.until(lambda: gate.moving() and len(heard) > 5 and same(heard[-1]) != same(heard[0]), "motion")
@@ -215,7 +219,13 @@ def test_pose_comes_from_the_driver_where_there_is_no_urdf(start, peer):
 
 
 @pytest.mark.parametrize(
-    "pose", [tool(frame="base"), tool(position=(np.nan, 0, 0)), tool(quaternion=(0, 0, 0, 0)), tool(quaternion=(0, 0, np.inf, 1))]
+    "pose",
+    [
+        tool(frame="base"),
+        tool(position=(np.nan, 0, 0)),
+        tool(quaternion=(0, 0, 0, 0)),
+        tool(quaternion=(0, 0, np.inf, 1)),
+    ],
 )
 def test_pose_that_is_wrong_moves_nothing(start, peer, pose):
     gate = Gate(start, peer, interface="pose")
@@ -228,7 +238,8 @@ def test_actions_that_are_joints_move_those_joints_and_the_gripper_its_own(start
     task = task_file(tmp_path, ["joint2", "gripper", "joint1"], [0.01, 0.004, 0.02])
     gate = Gate(start, peer, interface="joint_trajectory", task=task, arm__joints=["joint1", "joint2"],
                 gripper__interface="forward_command", gripper__joint="finger", gripper__upper=0.04)  # fmt: skip
-    arm, grip = peer.hear(JointTrajectory, "driver/joint_trajectory"), peer.hear(Float64MultiArray, "driver/gripper/commands")
+    arm = peer.hear(JointTrajectory, "driver/joint_trajectory")
+    grip = peer.hear(Float64MultiArray, "driver/gripper/commands")
     state = joint_state(["finger", "joint1", "joint2"], [0.02, 0.3, -0.4])
     moves = lambda: [msg for msg in arm if len(msg.points) == 3 and np.any(msg.points[0].velocities)]  # noqa: E731
     gate.until(moves, "motion", action=[0.5, -1.0, -0.25], state=state)
@@ -262,15 +273,15 @@ def test_gripper_as_a_trajectory(start, peer, tmp_path):
     [
         ({"interface": "joint_trajectory"}, "'arm.urdf' is not set, interface 'joint_trajectory' needs it"),
         ({"interface": "joint_trajectory", "arm__urdf": str(URDF)}, "'arm.joints' is not set"),
-        ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "/nowhere.urdf"}, "there is no such file; write it with"),
+        ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "/nowhere.urdf"}, "is no such file; write it with"),
         ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "<robot"}, "arm: URDF: not XML"),
         ({"interface": "forward_command"} | ARM | {"arm__joints": ["elbow"]}, "no moving joint 'elbow', it has joint1"),
         ({"interface": "pose"} | ARM | {"arm__tip": "flange"}, "no link 'flange'"),
         ({"interface": "pose", "output__leash_m": 0.0}, "'output.leash_m' is 0.0"),
         ({"interface": "ros_control"}, "one of ['chunk', 'twist', 'pose', 'joint_trajectory', 'forward_command']"),
-        ({"interface": "pose", "task": "reacher"}, "interface 'pose' takes the actions x, y, z and yaw, task 'reacher'"),
+        ({"interface": "pose", "task": "reacher"}, "'pose' takes the actions x, y, z and yaw, task 'reacher'"),
         ({"interface": "joint_trajectory", "task": "reacher"} | ARM, "or one named as each of arm.joints"),
-        ({"interface": "twist", "gripper__interface": "forward_command"}, "'gripper.interface' is 'forward_command', but"),
+        ({"interface": "twist", "gripper__interface": "forward_command"}, "'gripper.interface' is 'forward_command'"),
     ],
 )
 def test_what_does_not_fit_fails_at_configure(make, parameters, said):
@@ -279,7 +290,8 @@ def test_what_does_not_fit_fails_at_configure(make, parameters, said):
 
 def test_gripper_without_an_output_or_a_joint_fails_at_configure(make, tmp_path):
     task = task_file(tmp_path, ["x", "y", "z", "gripper"], [0.001, 0.001, 0.001, 0.002])
-    assert "expected joint_trajectory or forward_command" in make(SafetyNode, interface="twist", task=task, **LIMITS).configure_error
+    node = make(SafetyNode, interface="twist", task=task, **LIMITS)
+    assert "expected joint_trajectory or forward_command" in node.configure_error
     node = make(SafetyNode, interface="twist", task=task, gripper__interface="forward_command", **LIMITS)
     assert "gripper: joint is ''" in node.configure_error
 
@@ -352,7 +364,7 @@ class Whole:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_each_path_takes_the_arm_to_the_goal_and_holds_it_there(graph, start, peer, path):
-    """Steered by eye, as a person does, since a busy machine loses ticks; test_controllers.py has the paths tick for tick."""
+    """Steered by eye, since a busy machine loses ticks; test_controllers.py has the paths tick for tick."""
     whole = Whole(start, peer, path)
     goal = whole.where() + [0.012, -0.008, 0.015, 0.15]
 
@@ -378,7 +390,8 @@ def test_arm_stands_still_when_the_gate_dies(graph, start, stop, peer, path):
     msg_type, topic, leads_to = {
         "twist": (TwistStamped, "driver/delta_twist_cmds", lambda msg: None),
         "pose": (PoseStamped, "driver/target_pose", lambda msg: msg.pose.position.z),
-        "joint_trajectory": (JointTrajectory, "driver/joint_trajectory", lambda msg: arm.pose(msg.points[-1].positions)[0][2]),
+        "joint_trajectory": (JointTrajectory, "driver/joint_trajectory",
+                             lambda msg: arm.pose(msg.points[-1].positions)[0][2]),
         "forward_command": (Float64MultiArray, "driver/commands", lambda msg: arm.pose(msg.data)[0][2]),
     }[path]
     heard = peer.hear(msg_type, topic)
@@ -441,7 +454,8 @@ def test_pose_from_joints_is_the_drivers(graph, start, peer):
 
 
 def test_pose_from_joints_needs_a_urdf(make):
-    assert "'arm.urdf' is not set, parameter 'pose_from_joints' needs it" in make(ProprioNode, pose_from_joints=True).configure_error
+    node = make(ProprioNode, pose_from_joints=True)
+    assert "'arm.urdf' is not set, parameter 'pose_from_joints' needs it" in node.configure_error
 
 
 @pytest.mark.parametrize(

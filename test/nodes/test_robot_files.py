@@ -33,7 +33,8 @@ def urdf(base: str, tip: str, joints: list[str]) -> str:
 
 def configured(graph, name: str, files: list[Path]):
     """The node, after it was told to configure itself from parameter files."""
-    node = graph.add(NODES[name](name, cli_args=["--ros-args", *(arg for f in files for arg in ("--params-file", str(f)))]))
+    arguments = [argument for file in files for argument in ("--params-file", str(file))]
+    node = graph.add(NODES[name](name, cli_args=["--ros-args", *arguments]))
     node.trigger_configure()
     return node
 

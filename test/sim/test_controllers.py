@@ -60,6 +60,10 @@ def test_pose_target_stays_for_ever_and_a_bad_one_changes_nothing():
 # --- joint_trajectory_controller
 
 
+def waypoints(plan) -> list[Waypoint]:
+    return [Waypoint((i + 1) * TICK, p, v) for i, (p, v) in enumerate(zip(plan.positions, plan.velocities))]
+
+
 def controller() -> JointTrajectories:
     made = JointTrajectories(["a", "b"], [0.0, 1.0])
     made.sample(NOW)
@@ -68,7 +72,8 @@ def controller() -> JointTrajectories:
 
 def test_trajectory_is_followed_to_its_end_and_held_there():
     jtc = controller()
-    jtc.command(NOW, NOW, ["b", "a"], [Waypoint(TICK, [1.0, 0.1], [0.0, 5.0]), Waypoint(2 * TICK, [1.0, 0.2], [0.0, 0.0])])
+    points = [Waypoint(TICK, [1.0, 0.1], [0.0, 5.0]), Waypoint(2 * TICK, [1.0, 0.2], [0.0, 0.0])]
+    jtc.command(NOW, NOW, ["b", "a"], points)
     np.testing.assert_allclose(jtc.sample(NOW + TICK)[0], [0.1, 1.0])  # in the controller's own order
     np.testing.assert_allclose(jtc.sample(NOW + TICK)[1], [5.0, 0.0])
     for later in (2 * TICK, 1000 * TICK):
@@ -90,7 +95,7 @@ def test_positions_alone_are_joined_by_lines():
         (["a"], [Waypoint(TICK, [0.1])], "for the joints"),
         (["a", "c"], [Waypoint(TICK, [0.1, 0.1])], "for the joints"),
         (["a", "b"], [], "no points"),
-        (["a", "b"], [Waypoint(TICK, [0.1, 0.1]), Waypoint(TICK, [0.2, 0.2])], "not later"),
+        (["a", "b"], [Waypoint(TICK, [0.1, 0.1]), Waypoint(TICK, [0.2, 0.2])], "not later than the last"),
         (["a", "b"], [Waypoint(TICK, [0.1])], "point 0 has 1 positions"),
         (["a", "b"], [Waypoint(TICK, [0.1, 0.1], [0.0])], "1 velocities"),
         (["a", "b"], [Waypoint(TICK, [0.1, np.nan])], "not finite"),
@@ -125,8 +130,7 @@ def test_streamed_plans_make_one_motion_without_jumps_of_velocity():
         for ms in range(0, 20, 2):
             now = NOW + tick * TICK + ms * MS
             if now >= arrives and arrives:
-                points = [Waypoint((i + 1) * TICK, p, v) for i, (p, v) in enumerate(zip(plan.positions, plan.velocities))]
-                jtc.command(now, NOW + tick * TICK, ["a", "b"], points)
+                jtc.command(now, NOW + tick * TICK, ["a", "b"], waypoints(plan))
                 arrives = 0
                 if tick == 0:
                     jtc.sample(now)
@@ -208,10 +212,11 @@ class Path:
             self.targets.observe(self.joints())
             plan = self.targets.plan(self.now // TICK, motions if self.interface == "joint_trajectory" else motions[:1])
             if self.interface == "joint_trajectory":
-                points = zip(plan.positions, plan.velocities)
-                c.command(self.now, self.now, names, [Waypoint((i + 1) * TICK, p, v) for i, (p, v) in enumerate(points)])
+                c.command(self.now, self.now, names, waypoints(plan))
+            elif self.interface == "positions":
+                c.command(plan.positions[0])
             else:
-                c.command(plan.positions[0] if self.interface == "positions" else (plan.positions[0] - plan.start) / 0.02)
+                c.command((plan.positions[0] - plan.start) / 0.02)
         if c is None:
             self.env.step(actions[0])
         else:
