@@ -29,7 +29,7 @@ setup(
     description="Let a robot practise the critical phase of a task: the RL token method on ROS 2",
     license="Apache-2.0",
     packages=find_packages(include=["rlt_ros", "rlt_ros.*"], exclude=["rlt_ros.nodes*", "rlt_ros.panel*"]),
-    package_data={"rlt_ros": ["**/*.safetensors", "**/*.json", "**/*.xml", "**/*.yaml"]},
+    package_data={"rlt_ros": ["**/*.safetensors", "**/*.json", "**/*.xml", "**/*.yaml", "**/*.urdf"]},
     data_files=[(f"share/rlt_ros/{folder}", [str(f.relative_to(HERE)) for f in (HERE / folder).glob("*.[xy]*ml")])
                 for folder in ("config", "config/tasks", "config/robots")],
     python_requires=">=3.11",

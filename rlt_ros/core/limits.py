@@ -229,18 +229,20 @@ class SafetyGate:
     Causes in `counts`, one per refused message or per changed or held tick:
       refused   malformed, wrong_size, empty, old_tick, wrong_joints (joint states)
       held      estop, two_publishers, no_command, stale, exhausted (the chunk has no action for this tick),
-                teleop_lost, episode_lost, no_proprio, no_joints, no_reference, force, joint_limit
+                teleop_lost, episode_lost, no_proprio, no_joints, no_reference, force, joint_limit,
+                tracking (what `outside` says)
       changed   deviation, range, velocity, step_change, acceleration, workspace, singularity, joint_velocity, force,
                 retreat, and joint_limit where actions move joints
     `reason` is the cause that holds the last tick, "" when it was not held; `detail` says more of it, "" when there is
-    no more.  Not thread-safe.
+    no more.  `outside` may be set to a cause that holds for what the gate does not see: the controller's own state.  Not
+    thread-safe.
     """
 
     CAUSES = (
         "malformed", "wrong_size", "empty", "old_tick", "wrong_joints",
         "estop", "two_publishers", "no_command", "stale", "exhausted", "teleop_lost", "episode_lost", "no_proprio",
         "no_joints", "no_reference", "force", "retreat", "deviation", "range", "velocity", "step_change",
-        "acceleration", "workspace", "singularity", "joint_velocity", "joint_limit",
+        "acceleration", "workspace", "singularity", "joint_velocity", "joint_limit", "tracking",
     )
 
     def __init__(
@@ -301,7 +303,7 @@ class SafetyGate:
         self.rivals = ""  # who else sends candidates; "": nobody
         self.repeated = 0  # candidates for a tick that had one already, or older: two senders look so
         self.counts = {cause: 0 for cause in self.CAUSES}
-        self.reason = self.detail = ""
+        self.reason = self.detail = self.outside = ""
         self.stopped = False
         self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
         self._human_s = self._episode_s = -inf
@@ -423,7 +425,7 @@ class SafetyGate:
         if self.watch_joints and (self.joints is None or joints is None):
             self.detail = "joint states are missing or too old" if self.joints else "no robot description yet"
             return "no_joints"
-        return ""
+        return self.outside
 
     def _robot(self, proprio: np.ndarray, joints: np.ndarray | None) -> _Robot:
         limits, i = self.limits, self.limits.force_index

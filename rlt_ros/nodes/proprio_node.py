@@ -15,6 +15,7 @@ from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import proprio_to_msg, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.robot import JointBook, load_arm
 from rlt_ros.sim.task import load_task
 
 
@@ -22,7 +23,8 @@ class ProprioNode(RltNode):
     """Join pose, twist, wrench and joint states in the order of the task's `state`.
 
     Subscribes, as far as the task needs them: driver/pose (PoseStamped, tool in the base), driver/twist (TwistStamped),
-    driver/wrench (WrenchStamped), driver/joint_states (JointState).  Publishes: proprio (Proprio), at most once a tick.
+    driver/wrench (WrenchStamped), driver/joint_states (JointState); with pose_from_joints the last of these in place of
+    the first.  Publishes: proprio (Proprio), at most once a tick.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,9 @@ class ProprioNode(RltNode):
         joints: dict = parameter(
             {}, "joints.<part of the task's state>: names in the joint states, in the order wanted"
         )
+        pose_from_joints: bool = parameter(
+            False, "compute the pose from driver/joint_states and arm.urdf, for robots that publish none"
+        )
         max_silence_s: float = parameter(0.5, "proprioception that is late by more is reported", unit="s", low=0.0)
         max_ahead_s: float = parameter(0.1, "a reading stamped further in the future is refused", unit="s", low=0.0)
         max_delay_s: float = parameter(0.05, "readings older than this on arrival are reported", unit="s", low=0.0)
@@ -43,7 +48,13 @@ class ProprioNode(RltNode):
         p = self.params
         layout = [(key.key, key.size) for key in load_task(p.task).state]
         self.assembler = ProprioAssembler(layout, p.joints, p.derive_twist, p.velocity_filter_s)
-        self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(self.assembler.streams)}
+        needed = set(self.assembler.streams)
+        self.arm = None
+        if p.pose_from_joints and "pose" in needed:
+            self.arm = load_arm(p.arm, "parameter 'pose_from_joints'")
+            self.book = JointBook(self.arm.names)
+            needed = needed - {"pose"} | {"joint_states"}
+        self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(needed)}
         self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
         self.joined_s = time.monotonic()
@@ -88,7 +99,13 @@ class ProprioNode(RltNode):
         self.assembler.add_wrench(tick, ns, (f.x, f.y, f.z), (t.x, t.y, t.z))
 
     def on_joint_states(self, msg: JointState, tick: int, ns: int) -> None:
-        self.assembler.add_joint_states(tick, ns, msg.name, msg.position, msg.velocity)
+        if self.arm is not None:
+            self.book.add(msg)
+            joints = self.book.values(self.arm.names, time.monotonic() - self.params.max_silence_s)
+            if joints is not None and set(self.arm.names) & set(msg.name):
+                self.assembler.add_pose(tick, ns, *self.arm.pose(joints))
+        if "joint_states" in self.assembler.streams:
+            self.assembler.add_joint_states(tick, ns, msg.name, msg.position, msg.velocity)
 
     def send(self) -> None:
         joined = self.assembler.join()

@@ -2,10 +2,8 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -13,13 +11,12 @@ from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
-from rlt_ros.ros import qos
+from rlt_ros.ros import outputs, qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, header, proprio_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
+from rlt_ros.ros.robot import DESCRIPTION, urdf_text
 from rlt_ros.sim.task import load_task
-
-DESCRIPTION = "robot_description"  # the topic on which a robot's driver says its URDF, and the word for it in `urdf`
 
 # What the operator reads while one of these holds the robot; the others are part of every session.
 EXPLAIN = {
@@ -29,6 +26,7 @@ EXPLAIN = {
     "no_joints": "joints are watched, but not known: see driver/joint_states and the robot description",
     "no_reference": "the actor moves without a reference to compare it with: is vla_node alive?",
     "joint_limit": "a joint would come too near to its limit",
+    "tracking": "the robot is too far from where its controller was told to go: is it blocked, or the controller stopped?",
 }
 
 
@@ -36,18 +34,20 @@ class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
     Subscribes: command/candidate (ActionChunk), proprio (Proprio), vla/reference (ActionChunk), human/command
-    (ActionChunk), episode/state, and with `joints` driver/joint_states (JointState) and, where `urdf` says so,
+    (ActionChunk), episode/state, and with `arm.joints` driver/joint_states (JointState) and, where `arm.urdf` says so,
     robot_description (String).
-    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and with interface
-    `twist` driver/delta_twist_cmds (TwistStamped).  Services: safety/stop (latches), safety/release.
+    Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and what the controller
+    of the `interface` hears (rlt_ros/ros/outputs.py).  Services: safety/stop (latches), safety/release.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
         interface: str = parameter(
-            "chunk", "what the robot listens to: command/executed itself, or a twist", choices=("chunk", "twist")
+            "chunk", "what the robot listens to: command/executed itself, or its controller", choices=outputs.INTERFACES
         )
-        frame_id: str = parameter("base_link", "frame of the twist commands")
+        frame_id: str = parameter("base_link", "frame of the actions, and of twists and poses that are sent")
+        output: outputs.OutputParameters = parameter(group=outputs.OutputParameters)
+        gripper: outputs.GripperParameters = parameter(group=outputs.GripperParameters)
         watchdog_phase: float = parameter(
             0.35, "part of the tick after which a missing candidate is bridged", low=0.1, high=0.9
         )
@@ -58,24 +58,22 @@ class SafetyNode(RltNode):
         episode_timeout_s: float = parameter(
             1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s", low=0.3
         )
-        joints: list[str] = parameter([], "joints that are watched, named as in driver/joint_states; empty: none")
-        urdf: str = parameter(
-            "", f"file of the robot's URDF, or {DESCRIPTION}: the latched topic of that name; empty: there is none"
+        watch_joints: bool = parameter(
+            True, "where arm.joints are set: hold without joint states, and limit the joints by limits.joint_*"
         )
-        base_frame: str = parameter("base_link", "frame of the URDF in which the tool's motion is given")
-        tip_frame: str = parameter("tool0", "frame of the URDF that is the tool")
 
     def on_configure_(self) -> None:
         self.task = task = load_task(self.params.task)
         layout = {"force_index": task.wrench_index}
         self.limits = Limits.from_mapping({**layout, **task.limits, **self.params.limits})
         p = self.params
+        self.watched = p.arm.joints if p.watch_joints else []
         self.gate = SafetyGate(
             self.limits,
             task.action_names,
             task.action_scale,
             self.control.period_s,
-            watch_joints=bool(p.joints),
+            watch_joints=bool(self.watched),
             latency_ticks=p.latency_ticks,
             max_age_ticks=max(p.max_age_ticks, p.latency_ticks) + p.chunk_steps,
             episode_timeout_s=p.episode_timeout_s,
@@ -84,36 +82,26 @@ class SafetyNode(RltNode):
         self.joints_s = -np.inf
         self.described = self.unusable = ""  # the robot description in use; why the one that came cannot be
         given = [f"limits.{key}" for key in p.limits if key.startswith("joint_")]
-        given += ["urdf"] if p.urdf else []
-        if given and not p.joints:
-            raise ParameterError(f"'{given[0]}' is set, but 'joints' is empty; name the joints of the arm")
-        if p.joints and p.urdf != DESCRIPTION:
-            self.watch_joints(self.urdf_text() if p.urdf else "")
-        self.action_scale = np.asarray(task.action_scale, np.float32)
-        if self.params.interface == "twist" and task.action_dim not in (3, 4):
-            raise ValueError(
-                f"interface 'twist' takes the actions x, y, z and yaw, task '{task.name}' has {task.action_dim}: "
-                f"{', '.join(task.action_names)}; use interface 'chunk'"
-            )
+        if given and not p.arm.joints:
+            raise ParameterError(f"'{given[0]}' is set, but 'arm.joints' is empty; name the joints of the arm")
+        if self.watched and p.arm.urdf != DESCRIPTION:
+            self.watch(urdf_text(p.arm.urdf))
+        self.action_dim = task.action_dim
+        self.outputs = outputs.make(self, task)
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.sent_tick = -1
         self.reported: tuple = ()
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
-        self.twist = (
-            self.publish(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND)
-            if self.params.interface == "twist"
-            else None
-        )
         self.candidates = self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        if p.joints:
+        if self.watched:
             self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
-            if p.urdf == DESCRIPTION:
+            if p.arm.urdf == DESCRIPTION:
                 self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
         self.trigger("safety/stop", self.on_stop)
         self.trigger("safety/release", self.on_release)
@@ -121,27 +109,17 @@ class SafetyNode(RltNode):
         self.every(1.0, lambda: self.report(force=True))
         self.every(0.2, self.look_for_rivals)
 
-    def urdf_text(self) -> str:
-        """The text of the file `urdf`; ParameterError when it cannot be read."""
-        try:
-            return Path(self.params.urdf).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ParameterError(
-                f"parameter 'urdf' is {self.params.urdf!r}: {error}; expected a URDF file (xacro expanded) or"
-                f" '{DESCRIPTION}'"
-            ) from None
-
-    def watch_joints(self, urdf: str) -> None:
-        """Watch `joints` with the text of a URDF, "" without one; ValueError says what does not fit."""
-        p = self.params
+    def watch(self, urdf: str) -> None:
+        """Watch the joints with the text of a URDF, "" without one; ValueError says what does not fit."""
+        arm = self.params.arm
         self.gate.joints = JointGuard(
-            self.limits, p.joints, self.task.action_names, self.task.action_scale, self.control.period_s,
-            urdf, p.base_frame, p.tip_frame,
+            self.limits, self.watched, self.task.action_names, self.task.action_scale, self.control.period_s,
+            urdf, arm.base, arm.tip,
         )  # fmt: skip
 
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
-        self.send(Chunk(tick, np.zeros((1, len(self.action_scale)), np.float32), tick, Source.HOLD))
+        self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
 
     def on_proprio(self, msg: Proprio) -> None:
         _, self.proprio = proprio_from_msg(msg)
@@ -163,7 +141,7 @@ class SafetyNode(RltNode):
                 raise ValueError("another robot description than the one in use; restart the safety node to take it")
             return
         try:
-            self.watch_joints(msg.data)
+            self.watch(msg.data)
         except ValueError as error:
             self.unusable = str(error)
             raise
@@ -211,6 +189,7 @@ class SafetyNode(RltNode):
 
     def step(self, tick: int) -> None:
         now_s = time.monotonic()
+        self.gate.outside = next(filter(None, [output.cause(now_s) for output in self.outputs]), "")
         oldest_s = now_s - self.params.proprio_timeout_s
         proprio = self.proprio if self.proprio_s >= oldest_s else None
         self.send(self.gate.step(tick, now_s, proprio, self.joints if self.joints_s >= oldest_s else None))
@@ -218,16 +197,9 @@ class SafetyNode(RltNode):
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
         self.executed.publish(chunk_to_msg(chunk, self.control))
-        if self.twist is not None:
-            self.twist.publish(self.as_twist(chunk))
+        for output in self.outputs:
+            output.send(chunk)
         self.report()
-
-    def as_twist(self, chunk: Chunk) -> TwistStamped:
-        """The first action as a velocity: metres and radians per tick over the tick's seconds."""
-        x, y, z, yaw = [*(chunk.actions[0] * self.action_scale / self.control.period_s).tolist(), 0.0][:4]
-        msg = TwistStamped(header=header(self.now_ns(), self.params.frame_id))
-        msg.twist.linear.x, msg.twist.linear.y, msg.twist.linear.z, msg.twist.angular.z = x, y, z, yaw
-        return msg
 
     def on_stop(self) -> str:
         self.gate.estop()

@@ -1,4 +1,4 @@
-"""The simulator in the place of a robot: cameras, driver topics and a controller that follows command/executed."""
+"""The simulator in the place of a robot: cameras, driver topics and the controllers that robots have."""
 
 import threading
 import time
@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
 
 from rlt_ros.core.chunks import Chunk
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.kinematics import Arm
 from rlt_ros.core.latest import LatestWorker
+from rlt_ros.core.limits import BRIDGED_TICKS
 from rlt_ros.msg import ActionChunk, EpisodeState, SimTruth
 from rlt_ros.ros import priority, qos
-from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed
+from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed, stamp_ns
 from rlt_ros.ros.node import RltNode
+from rlt_ros.ros.outputs import INTERFACES
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.sim import controllers
+from rlt_ros.sim.controllers import Waypoint
 from rlt_ros.sim.task import TaskEnv, load_task
 
 BASE = "base_link"
@@ -30,7 +37,11 @@ class SimNode(RltNode):
     At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
     stamped so. Pictures are drawn in another thread where the environment can be drawn later, after the state where not.
 
-    Subscribes: command/executed (ActionChunk), episode/state.  Service: sim/reset (Trigger).
+    It follows command/executed (ActionChunk), or with another `interface` what that controller hears on a robot, as
+    that controller would (rlt_ros/sim/controllers.py): driver/delta_twist_cmds, driver/target_pose,
+    driver/joint_trajectory or driver/commands.
+
+    Subscribes: one of those, episode/state.  Service: sim/reset (Trigger).
     Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image,
     sim/truth (SimTruth).
     """
@@ -40,6 +51,8 @@ class SimNode(RltNode):
         seed: int = parameter(0, "of the first scene; each reset takes the next", low=0)
         phase: float = parameter(0.65, "part of the tick after which its action is executed", low=0.1, high=0.95)
         camera_every: int = parameter(2, "ticks from picture to picture", unit="ticks", low=1)
+        interface: str = parameter("chunk", "controller that the robot has, as the safety node's", choices=INTERFACES)
+        command: str = parameter("position", "what forward_command takes", choices=("position", "velocity"))
 
     def on_configure_(self) -> None:
         p = self.params
@@ -63,7 +76,10 @@ class SimNode(RltNode):
         self.truths = self.publish(SimTruth, "sim/truth", qos.SENSOR)
         self.images = {name: self.publish(Image, f"driver/{name}/image", qos.SENSOR) for name in self.task.cameras}
         # Deep, and the last few are kept: when a tick is late, its command and the next one's may both be there.
-        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
+        if p.interface == "chunk":
+            self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
+        else:
+            self.connect()
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.trigger("sim/reset", self.on_reset)
         # Drawing takes a good part of a tick: the next command must not have to wait for it.
@@ -75,6 +91,70 @@ class SimNode(RltNode):
     def on_executed(self, msg: ActionChunk) -> None:
         self.commands.append(chunk_from_msg(msg, self.task.action_dim))
 
+    def connect(self) -> None:
+        """Let the arm hear what its controller hears."""
+        plant = self.env.env.unwrapped
+        if not hasattr(plant, "target"):
+            raise ValueError(
+                f"interface '{self.params.interface}': the environment {self.task.environment} has no arm under a "
+                "Cartesian controller; use interface 'chunk'"
+            )
+        self.arm = Arm(plant.urdf.read_text(encoding="utf-8"), plant.base, plant.tip, plant.joint_names)
+        self.heard_tick = -1
+        self.take_over()
+        msg_type, topic, hear = {
+            "twist": (TwistStamped, "driver/delta_twist_cmds", self.hear_twist),
+            "pose": (PoseStamped, "driver/target_pose", self.hear_pose),
+            "joint_trajectory": (JointTrajectory, "driver/joint_trajectory", self.hear_trajectory),
+            "forward_command": (Float64MultiArray, "driver/commands", self.hear_values),
+        }[self.params.interface]
+
+        def on_command(msg: object) -> None:
+            with self.stepping:
+                hear(msg)
+                self.heard_tick = self.control.tick(self.now_ns())
+
+        self.subscribe(msg_type, topic, on_command, qos.EVENT)
+
+    def take_over(self) -> None:
+        """A controller that has just been activated: it holds the arm where it is."""
+        joints, kind = self.env.observation()["joint_position"], self.params.interface
+        forward = controllers.ForwardPositions if self.params.command == "position" else controllers.ForwardVelocities
+        self.controller = {
+            "twist": lambda: controllers.ServoTwist(BASE),
+            "pose": lambda: controllers.CompliancePose(BASE),
+            "joint_trajectory": lambda: controllers.JointTrajectories(self.arm.names, joints),
+            "forward_command": lambda: forward(len(joints), joints),
+        }[kind]()
+
+    def hear_twist(self, msg: TwistStamped) -> None:
+        v, w = msg.twist.linear, msg.twist.angular
+        self.controller.command(msg.header.frame_id, stamp_ns(msg.header.stamp), (v.x, v.y, v.z, w.x, w.y, w.z))
+
+    def hear_pose(self, msg: PoseStamped) -> None:
+        p, q = msg.pose.position, msg.pose.orientation
+        self.controller.command(msg.header.frame_id, (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
+
+    def hear_trajectory(self, msg: JointTrajectory) -> None:
+        points = [Waypoint(stamp_ns(p.time_from_start), p.positions, p.velocities) for p in msg.points]
+        self.controller.command(self.now_ns(), stamp_ns(msg.header.stamp), msg.joint_names, points)
+
+    def hear_values(self, msg: Float64MultiArray) -> None:
+        self.controller.command(msg.data)
+
+    def follow(self, tick: int) -> np.ndarray:
+        """The normalised action [A] that takes the plant's target where the controller wants it after the tick."""
+        self.count(self.heard_tick != tick, tick - self.heard_tick > BRIDGED_TICKS, tick)
+        plant = controllers.Plant(
+            arm=self.arm,
+            target=self.env.env.unwrapped.target,
+            joints=self.env.observation()["joint_position"],
+            now_ns=self.now_ns(),
+            end_ns=self.control.stamp_ns(tick + 1),
+            period_s=self.control.period_s,
+        )
+        return self.controller.step(plant) / self.task.action_scale
+
     def on_episode(self, msg: EpisodeState) -> None:
         self.critical = msg.phase == Phase.CRITICAL
 
@@ -82,6 +162,8 @@ class SimNode(RltNode):
         with self.stepping, self.painting:
             self.scene += 1
             self.env.reset(self.scene)
+            if self.params.interface != "chunk":
+                self.take_over()
         return f"scene {self.scene}"
 
     def on_tick(self, tick: int) -> None:
@@ -91,7 +173,7 @@ class SimNode(RltNode):
     def step(self, tick: int) -> None:
         begin = time.monotonic()
         self.starts.append((tick, begin))
-        self.env.step(self.action(tick))
+        self.env.step(self.action(tick) if self.params.interface == "chunk" else self.follow(tick))
         self.send_state(tick + 1)
         self.step_ms.append(1e3 * (time.monotonic() - begin))
         if (tick + 1) % self.params.camera_every == self.camera_offset:
@@ -114,27 +196,36 @@ class SimNode(RltNode):
     def action(self, tick: int) -> np.ndarray:
         """The newest command's action for this tick [A]; hold when it has none, as a controller does on a time-out."""
         command = next((chunk for chunk in reversed(tuple(self.commands)) if chunk.covers(tick)), None)
-        if self.critical:
-            self.critical_ticks += 1
-            self.bridged += command is not None and command.tick != tick
-            self.without_fresh += command is None
-            if command is None:
-                self.get_logger().warning(
-                    f"tick {tick}: no command ({self.without_fresh} of {self.critical_ticks} critical ticks so far)",
-                    throttle_duration_sec=2.0,
-                )
+        self.count(command is None or command.tick != tick, command is None, tick)
         return np.zeros(self.task.action_dim, np.float32) if command is None else command.slice(tick, 1)[0]
+
+    def count(self, late: bool, without: bool, tick: int) -> None:
+        """Count in the critical phase whether a tick's command was late, and whether there was none to go on with."""
+        if not self.critical:
+            return
+        self.critical_ticks += 1
+        self.bridged += late and not without
+        self.without_fresh += without
+        if without:
+            self.get_logger().warning(
+                f"tick {tick}: no command ({self.without_fresh} of {self.critical_ticks} critical ticks so far)",
+                throttle_duration_sec=2.0,
+            )
 
     def send_state(self, tick: int) -> None:
         seen = self.env.observation()
         top = header(self.control.stamp_ns(tick), BASE)
         joint_keys = [key.key for key in self.task.state if key.key not in ("pose", "twist", "wrench")]
-        if joint_keys:
-            values = np.concatenate([np.ravel(seen[key]) for key in joint_keys])
-            names = [f"{key}_{i}" for key in joint_keys for i in range(np.size(seen[key]))]
-            # One number a name; whoever reads a velocity finds it in the other field.
-            both = packed(values, "d")
-            self.joints.publish(JointState(header=top, name=names, position=both, velocity=both))
+        # One number a name; whoever reads a velocity finds it in the other field.
+        names = [f"{key}_{i}" for key in joint_keys for i in range(np.size(seen[key]))]
+        positions = velocities = [np.ravel(seen[key]) for key in joint_keys]
+        arm_joints = getattr(self.env.env.unwrapped, "joint_names", ())
+        if arm_joints and (self.params.arm.joints or self.params.interface != "chunk"):  # named as by the arm's driver
+            names += arm_joints
+            positions, velocities = [*positions, seen["joint_position"]], [*velocities, seen["joint_velocity"]]
+        if names:
+            positions, velocities = (packed(np.concatenate(part), "d") for part in (positions, velocities))
+            self.joints.publish(JointState(header=top, name=names, position=positions, velocity=velocities))
         if "twist" in seen:
             msg = TwistStamped(header=top)
             v = msg.twist.linear

@@ -63,6 +63,17 @@ def parameter(default: Any = MISSING, description: str = "", *, unit: str = "", 
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArmParameters:
+    """The robot's arm, for what needs its joints or its URDF."""
+
+    urdf: str = parameter("", "URDF with xacro expanded: a path, the text itself, or, for the safety gate alone, robot_description: the"
+                          " topic; empty: none")
+    base: str = parameter("base_link", "link in which poses and motions are given")
+    tip: str = parameter("tool0", "link that the actions move")
+    joints: list[str] = parameter([], "joints between the two, in the order of the controller")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SharedParameters:
     """What every node has, so that it can stand under `/**` in a file for all nodes."""
 
@@ -77,6 +88,7 @@ class SharedParameters:
     realtime_priority: int = parameter(0, "SCHED_FIFO priority of all threads, needs rights; 0: off", low=0, high=99)
     lock_memory: bool = parameter(False, "keep all memory from being paged out (mlockall), needs rights")
     cpus: list[int] = parameter([], "processors that may run this node; empty: any", low=0)
+    arm: ArmParameters = parameter(group=ArmParameters)
 
 
 def specs(cls: type, prefix: str = "") -> dict[str, Spec]:

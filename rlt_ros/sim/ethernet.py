@@ -16,6 +16,7 @@ import mujoco
 import numpy as np
 
 MODEL = Path(__file__).parent / "assets" / "ethernet.xml"
+URDF = MODEL.with_suffix(".urdf")
 JOINTS = ("joint1", "joint2", "joint3", "joint4", "joint5", "joint6")
 CAMERAS = ("wrist", "base")
 SUBSTEPS = 10  # 500 Hz physics and controller under a 50 Hz control tick
@@ -65,6 +66,7 @@ class EthernetInsertion(gym.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    urdf, base, tip, joint_names = URDF, "base_link", "tcp", JOINTS  # what the arm's driver would say of it
 
     def __init__(self, render_mode: str | None = "rgb_array", **arguments):
         self.config = EthernetConfig.from_mapping(arguments)
@@ -132,6 +134,11 @@ class EthernetInsertion(gym.Env):
             self._substep()
         info = self._info()
         return self._observe(), float(info["success"]), info["success"] or info["failure"], False, info
+
+    @property
+    def target(self) -> np.ndarray:
+        """Target of the compliance controller [4]: x, y, z (m) and yaw (rad) in the base frame."""
+        return np.array([*self._target, self._target_yaw])
 
     def camera(self, name: str, moment: mujoco.MjData | None = None) -> np.ndarray:
         """Picture of camera ``wrist`` or ``base`` now, or at a :meth:`moment`; uint8 [S, S, 3] RGB.

@@ -29,7 +29,7 @@ URDF = Path(__file__).resolve().parents[2] / "rlt_ros" / "sim" / "assets" / "eth
 PROPRIO = np.array([0.45, 0.0, 0.08, 0.0] + 10 * [0.0], np.float32)  # inside the workspace, no force
 JOINTS = [f"joint{i}" for i in range(1, 7)]
 READY = [0.0, 0.2, -0.3, 0.1, 0.05, 0.2]
-WATCHED = {"joints": JOINTS, "tip_frame": "tcp", "limits__joint_margin": 0.1, "limits__min_singular_value": 0.05}
+WATCHED = {"arm__joints": JOINTS, "arm__tip": "tcp", "limits__joint_margin": 0.1, "limits__min_singular_value": 0.05}
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def joint_states(peer, names: list[str] = JOINTS):
 
 
 def test_watched_joints_hold_the_robot_while_they_are_not_known(graph, gates, peer):
-    node = gates(urdf=str(URDF), **WATCHED)
+    node = gates(arm__urdf=str(URDF), **WATCHED)
     until_held(graph, node, "no_joints")
     say = joint_states(peer, JOINTS[::-1] + ["gripper"])
     moved = lambda: (say([*READY[::-1], 0.02]), node.drive(), moving(node.heard))[2]  # noqa: E731
@@ -305,7 +305,7 @@ def test_watched_joints_hold_the_robot_while_they_are_not_known(graph, gates, pe
 
 
 def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, peer):
-    node = gates(urdf=str(URDF), **WATCHED)
+    node = gates(arm__urdf=str(URDF), **WATCHED)
     said = []
     node.reject = lambda topic, error: said.append(f"{topic}: {error}")
     say = joint_states(peer, ["shoulder", "elbow", *JOINTS[2:]])
@@ -319,7 +319,7 @@ def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, 
 
 
 def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gates, peer):
-    node = gates(urdf=str(URDF), **WATCHED)
+    node = gates(arm__urdf=str(URDF), **WATCHED)
     say = joint_states(peer)
     near = [2.5, *READY[1:]]  # of joint1, which turns the arm about z; its limit is 2.6, the margin 0.1
     away = {"action": [0.0, 0.0, 0.0, -1.0]}
@@ -338,7 +338,7 @@ def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gate
 
 
 def test_robot_description_may_come_by_its_topic(graph, gates, peer):
-    node = gates(urdf="robot_description", **WATCHED)
+    node = gates(arm__urdf="robot_description", **WATCHED)
     say = joint_states(peer)
     describe = peer.say(String, "robot_description", qos.STATE)
     until_told(graph, node, "no robot description on robot_description yet")
@@ -357,14 +357,13 @@ def test_robot_description_may_come_by_its_topic(graph, gates, peer):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"urdf": str(URDF)}, "'urdf' is set, but 'joints' is empty"),
-        ({"limits__joint_margin": 0.1}, "'limits.joint_margin' is set, but 'joints' is empty"),
+        ({"limits__joint_margin": 0.1}, "'limits.joint_margin' is set, but 'arm.joints' is empty"),
         (WATCHED, "'joint_lower' is missing, and no URDF says it for joint1"),
-        (WATCHED | {"urdf": "/nowhere/arm.urdf"}, "No such file"),
-        (WATCHED | {"urdf": str(URDF), "tip_frame": "flange"}, "no link 'flange'"),
-        (WATCHED | {"urdf": str(URDF), "joints": ["joint1", "elbow"]}, "no moving joint 'elbow'"),
-        ({"urdf": str(URDF), "joints": JOINTS, "tip_frame": "tcp"}, "'joint_margin' is missing"),
-        (WATCHED | {"urdf": str(URDF), "limits__joint_velocity": [1.0]}, "expected one for each of joint1"),
+        (WATCHED | {"arm__urdf": "/nowhere/arm.urdf"}, "No such file"),
+        (WATCHED | {"arm__urdf": str(URDF), "arm__tip": "flange"}, "no link 'flange'"),
+        (WATCHED | {"arm__urdf": str(URDF), "arm__joints": ["joint1", "elbow"]}, "no moving joint 'elbow'"),
+        ({"arm__urdf": str(URDF), "arm__joints": JOINTS, "arm__tip": "tcp"}, "'joint_margin' is missing"),
+        (WATCHED | {"arm__urdf": str(URDF), "limits__joint_velocity": [1.0]}, "expected one for each of joint1"),
     ],
 )
 def test_what_is_missing_to_watch_the_joints_fails_at_configure(make, parameters, said):
