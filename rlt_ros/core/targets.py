@@ -70,12 +70,16 @@ class PoseTarget:
             self._target, self._astray = self._measured, 0
         return not self._astray
 
+    def forget(self) -> None:
+        """Let the target be where the tool is observed next."""
+        self._target, self._astray = None, 0
+
     def step(self, motion: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
         """Target of this tick: position [3], m, and rotation [3, 3]; None when nothing may be sent.
 
         motion: x, y, z (m) and, where there is one, yaw (rad) of this tick; zeros hold.
         """
-        if self._measured is None or self._astray:
+        if self._target is None or self._astray:
             return None
         position, rotation = self._target
         yaw = motion[3] if len(motion) > 3 else 0.0

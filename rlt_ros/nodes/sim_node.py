@@ -27,6 +27,7 @@ from rlt_ros.sim.controllers import Waypoint
 from rlt_ros.sim.task import TaskEnv, load_task
 
 BASE = "base_link"
+RESTART_S = 0.3  # that the driver neither hears nor speaks after a reset, with other interfaces than chunk
 # Never closed nor collected: their OpenGL contexts belong to tick threads that have ended.
 _ENVIRONMENTS: list[TaskEnv] = []
 
@@ -63,6 +64,7 @@ class SimNode(RltNode):
         self.scene = p.seed
         self.commands: deque[Chunk] = deque(maxlen=8)
         self.critical = False
+        self.silent_until_s = 0.0
         self.critical_ticks = self.without_fresh = self.bridged = 0
         self.starts: deque[tuple[int, float]] = deque(maxlen=100)
         self.step_ms: deque[float] = deque(maxlen=500)
@@ -111,6 +113,8 @@ class SimNode(RltNode):
 
         def on_command(msg: object) -> None:
             with self.stepping:
+                if time.monotonic() < self.silent_until_s:
+                    return
                 hear(msg)
                 self.heard_tick = self.control.tick(self.now_ns())
 
@@ -164,6 +168,8 @@ class SimNode(RltNode):
             self.env.reset(self.scene)
             if self.params.interface != "chunk":
                 self.take_over()
+                # As a driver that is started anew, deaf and dumb: nobody may go on from targets of the last scene.
+                self.silent_until_s = time.monotonic() + RESTART_S
         return f"scene {self.scene}"
 
     def on_tick(self, tick: int) -> None:
@@ -174,7 +180,8 @@ class SimNode(RltNode):
         begin = time.monotonic()
         self.starts.append((tick, begin))
         self.env.step(self.action(tick) if self.params.interface == "chunk" else self.follow(tick))
-        self.send_state(tick + 1)
+        if begin >= self.silent_until_s:
+            self.send_state(tick + 1)
         self.step_ms.append(1e3 * (time.monotonic() - begin))
         if (tick + 1) % self.params.camera_every == self.camera_offset:
             moment = self.env.moment()

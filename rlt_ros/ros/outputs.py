@@ -161,6 +161,7 @@ class PoseOutput:
         else:
             measured = self.measured if self.measured_s >= oldest_s else None
         if measured is None:
+            self.target.forget()  # who knows where the tool is when it is seen again
             return "no_joints"
         return "" if self.target.observe(*measured) else "tracking"
 
@@ -215,6 +216,8 @@ class JointOutput:
     def cause(self, now_s: float) -> str:
         oldest_s = now_s - self.node.params.proprio_timeout_s
         joints = self.book.values(self.names, oldest_s)
+        if joints is None:
+            self.targets.forget()  # who knows where the arm is when it is seen again
         if joints is None or self.max_error and self.error_s < oldest_s:
             return "no_joints"
         near = self.targets.observe(joints)

@@ -106,6 +106,15 @@ def test_tool_that_was_moved_by_hand_is_waited_for_and_held_where_it_is():
     np.testing.assert_allclose(target.step([0, 0, 0, 0])[0], [0.45, 0, 0.1])
 
 
+def test_target_that_was_forgotten_begins_where_the_tool_is():
+    target = PoseTarget(0.006, 0.05)
+    target.observe([0.4, 0, 0.1], [0, 0, 0, 1])
+    target.forget()
+    assert target.step([0.001, 0, 0, 0]) is None
+    target.observe([0.403, 0, 0.1], [0, 0, 0, 1])
+    np.testing.assert_allclose(target.step([0, 0, 0, 0])[0], [0.403, 0, 0.1])
+
+
 def test_one_wrong_reading_moves_nothing():
     target = PoseTarget(0.006, 0.05)
     target.observe([0.4, 0, 0.1], [0, 0, 0, 1])
