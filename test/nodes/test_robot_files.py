@@ -55,6 +55,7 @@ def test_robot_file_configures_its_nodes(graph, tmp_path, robot, name):
     assert node.configure_error == ""
     if name == "safety_node":
         assert [type(output).__name__ for output in node.outputs] == SENDS[robot]
+        assert node.gate.watch_joints
 
 
 @pytest.mark.parametrize("robot", ROBOTS)

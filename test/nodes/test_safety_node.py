@@ -370,16 +370,6 @@ def test_what_is_missing_to_watch_the_joints_fails_at_configure(make, parameters
     assert said in make(SafetyNode, **parameters).configure_error
 
 
-def test_shipped_robot_file_configures(make):
-    file = yaml.safe_load((task_folder().parent / "robots" / "ur5e.yaml").read_text())
-    flat = {}
-    for section in ("/**", "/**/safety_node"):
-        for key, value in file[section]["ros__parameters"].items():
-            flat |= {f"{key}__{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-    node = make(SafetyNode, **flat)
-    assert node.configure_error == "" and node.gate.watch_joints and node.limits.max_force == 30.0
-
-
 def test_causes_are_counted_in_the_diagnostics(graph, gate):
     def counted(cause: str) -> int:
         newest = [s for msg in gate.diagnostics[-20:] for s in msg.status if s.name == "safety_node"][-1:]
