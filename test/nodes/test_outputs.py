@@ -275,7 +275,7 @@ def test_gripper_as_a_trajectory(start, peer, tmp_path):
     [
         ({"interface": "joint_trajectory"}, "'arm.urdf' is not set, interface 'joint_trajectory' needs it"),
         ({"interface": "joint_trajectory", "arm__urdf": str(URDF)}, "'arm.joints' is not set"),
-        ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "/nowhere.urdf"}, "is no such file; write it with"),
+        ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "/nowhere.urdf"}, "No such file"),
         ({"interface": "joint_trajectory"} | ARM | {"arm__urdf": "<robot"}, "arm: URDF: not XML"),
         ({"interface": "forward_command"} | ARM | {"arm__joints": ["elbow"]}, "no moving joint 'elbow', it has joint1"),
         ({"interface": "pose"} | ARM | {"arm__tip": "flange"}, "no link 'flange'"),
@@ -340,7 +340,7 @@ class Whole:
         command = {"command": "velocity"} if path == "velocity" else {}
         start(SimNode, interface=interface, **command)
         start(ProprioNode)
-        limits = LIMITS | {"limits__command_timeout_s": 0.2}
+        limits = LIMITS | {"limits__command_timeout_s": 0.2, "limits__slow_watchdog": True}
         self.safety = start(SafetyNode, interface=interface, proprio_timeout_s=proprio_timeout_s, **limits, **ARM,
                             **PATHS[path])  # fmt: skip
         self.peer = peer
