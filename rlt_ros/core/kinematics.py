@@ -65,7 +65,7 @@ class Arm:
         return position, quaternion[[1, 2, 3, 0]]
 
     def jacobian(self, joints: Sequence[float]) -> np.ndarray:
-        """[6, n]: linear (m/s) over angular velocity (rad/s) of the tip, in the base frame, a unit of joint velocity."""
+        """[6, n]: linear (m/s) over angular velocity (rad/s) of the tip in the base, a unit of joint velocity."""
         self._at(joints)
         linear, angular = np.zeros((2, 3, self._model.nv))
         self._mujoco.mj_jacBody(self._model, self._data, linear, angular, self._tip)
@@ -75,8 +75,8 @@ class Arm:
     def step(self, joints: Sequence[float], motion: Sequence[float], damping: float = 0.01) -> np.ndarray:
         """The change of the joints [n] that moves the tip by `motion` [6] (m and rad, base frame) to first order.
 
-        Damped least squares: near a singularity the tip goes less far than asked rather than the joints far. `damping` is
-        in the units of the Jacobian's singular values.
+        Damped least squares: near a singularity the tip goes less far than asked rather than the joints far. `damping`
+        is in the units of the Jacobian's singular values.
         """
         return self.inverse(joints, damping)[0] @ np.asarray(motion, float)
 
@@ -136,8 +136,8 @@ def _limits(joint: ElementTree.Element) -> JointLimits:
     if free:
         lower, upper = -np.inf, np.inf
     if not lower < upper or not velocity > 0:
-        raise ValueError(f"URDF: joint '{joint.get('name')}' has the limits {lower} to {upper} and the velocity {velocity}, "
-                         "expected lower < upper and a velocity above 0")
+        raise ValueError(f"URDF: joint '{joint.get('name')}' has the limits {lower} to {upper} and the velocity"
+                         f" {velocity}, expected lower < upper and a velocity above 0")
     return JointLimits(lower, upper, velocity)
 
 

@@ -26,7 +26,7 @@ EXPLAIN = {
     "no_joints": "joints are watched, but not known: see driver/joint_states and the robot description",
     "no_reference": "the actor moves without a reference to compare it with: is vla_node alive?",
     "joint_limit": "a joint would come too near to its limit",
-    "tracking": "the robot is too far from where its controller was told to go: is it blocked, or the controller stopped?",
+    "tracking": "the robot is far from where it was told to go: is it blocked, or its controller stopped?",
 }
 
 

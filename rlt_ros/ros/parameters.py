@@ -66,8 +66,8 @@ def parameter(default: Any = MISSING, description: str = "", *, unit: str = "", 
 class ArmParameters:
     """The robot's arm, for what needs its joints or its URDF."""
 
-    urdf: str = parameter("", "URDF with xacro expanded: a path, the text itself, or, for the safety gate alone, robot_description: the"
-                          " topic; empty: none")
+    urdf: str = parameter("", "URDF with xacro expanded: a path, the text itself, or, for the safety gate alone,"
+                          " robot_description: the topic; empty: none")
     base: str = parameter("base_link", "link in which poses and motions are given")
     tip: str = parameter("tool0", "link that the actions move")
     joints: list[str] = parameter([], "joints between the two, in the order of the controller")

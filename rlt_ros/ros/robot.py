@@ -23,8 +23,8 @@ def urdf_text(urdf: str) -> str:
         return Path(urdf).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(
-            f"parameter 'arm.urdf' is {urdf!r}: {error}; write the file with `ros2 topic echo --once --full-length --field "
-            "data /robot_description` or `xacro`"
+            f"parameter 'arm.urdf' is {urdf!r}: {error}; write the file with `ros2 topic echo --once --full-length"
+            " --field data /robot_description` or `xacro`"
         ) from None
 
 

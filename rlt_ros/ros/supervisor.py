@@ -79,13 +79,13 @@ class Supervisor:
     # Each stage of stopping: signal, and how long to wait for all processes together.
     STAGES = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
 
-    # Between processes that are started while the zygote loads for others, which is what takes longest: on two cores they
-    # have one for themselves, and loading takes each about a second.
+    # Between processes that are started while the zygote loads for others, which is what takes longest: on two cores
+    # they have one for themselves, and loading takes each about a second.
     PACE_S = 0.6
 
     def __init__(self, start: Sequence[Command], log_dir: Path) -> None:
-        """Processes are started in the order given; logs go to log_dir/<name>.log, appended: a resumed session keeps its
-        history."""
+        """Processes are started in the order given. Logs go to log_dir/<name>.log, appended, so that a resumed session
+        keeps its history."""
         self._commands = tuple(start)
         self._log_dir = Path(log_dir)
         self._running: dict[str, subprocess.Popen | Copy] = {}
