@@ -2,9 +2,9 @@
 
     . setup/env.sh && python3 bench/chunks.py --episodes 50 --processes 2
 
-In lock-step, so other work on the machine changes nothing but how long it takes. With --policy SESSION the practised actor
-drives the critical phase, without it the frozen VLA drives throughout. With --keep FILE episodes that were run before are
-not run again, so that it can be stopped and gone on with.
+In lock-step, so other work on the machine changes nothing but how long it takes. With --policy SESSION the practised
+actor drives the critical phase, without it the frozen VLA drives throughout. With --keep FILE episodes that were run
+before are not run again, so that it can be stopped and gone on with.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
                 known[episode["strategy"], episode["latency_ms"], episode["scene"]] = episode
     # Scene by scene: where it is stopped, every cell is equally far.
     wanted = [(*cell, EVALUATION_SEED + args.first + i) for i in range(args.episodes) for cell in cells]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeElapsedColumn(), TimeRemainingColumn())
     pool = ProcessPoolExecutor(args.processes, get_context("spawn"), _begin, (args.task, args.policy, args.join_ticks))
     with pool, Progress(*columns) as progress:
         row = progress.add_task("episodes", total=len(wanted), completed=sum(job in known for job in wanted))
@@ -79,7 +79,8 @@ def main() -> int:
 def table(found: dict[tuple[str, float], list[dict]]) -> str:
     """Markdown, one row a strategy and latency."""
     rows = [
-        "| chunks | VLA latency | ticks without a fresh command | largest jump at a seam over inside a chunk | success (95 % interval) |",
+        "| chunks | VLA latency | ticks without a fresh command | largest jump at a seam / inside a chunk "
+        "| success (95 % interval) |",
         "|---|---|---|---|---|",
     ]
     for (strategy, latency), episodes in found.items():
@@ -115,7 +116,8 @@ def _episode(strategy: str, latency_ms: float, scene: int) -> dict:
     latency = math.ceil(latency_ms * _env.task.rate / 1000)
     # As the VLA node tells whoever has such a VLA.
     age = max(Timing().max_age_ticks, needed_age(latency, Timing().chunk_steps))
-    timing = replace(Timing(), latency_ticks=latency, max_age_ticks=age, join_ticks=_join_ticks if ramp else 0, join=join.value)
+    ticks = {"latency_ticks": latency, "max_age_ticks": age, "join_ticks": _join_ticks if ramp else 0}
+    timing = replace(Timing(), **ticks, join=join.value)
     result = LockStep(_env, _vla, timing, _actor, latency=latency, wait=wait).run(scene)
     return {"success": result.success, "critical_steps": result.critical_steps, "motion": asdict(result.motion)}
 

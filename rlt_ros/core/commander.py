@@ -173,7 +173,7 @@ class Commander:
         before, bold = np.zeros(self.action_dim, dtype=np.float32), False
         if self._last is not None and self._last.covers(tick - 1):
             before = self._last.slice(tick - 1, 1)[0]
-            bold = self._last.source is source is Source.ACTOR  # what it may do inside of its chunks it may do between them
+            bold = self._last.source is source is Source.ACTOR  # what it may do inside of chunks it may do between them
         return ramp(actions, before, self.join_ticks, bold)
 
     def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:

@@ -1,4 +1,4 @@
-"""How a reference chunk goes on from the one before it, which the robot is executing while it is computed."""
+"""How a chunk goes on from the one before it, which the robot is executing while the new one is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from rlt_ros.core.chunks import Chunk, Source
 
 FADE_TICKS = 10  # ticks after the frozen ones in which the reference before loses its say
-
 
 # What a reference is computed with, from the prefix it is to go on from: (actions [H, A], token [D]).
 Look = Callable[["Prefix | None"], tuple[np.ndarray, np.ndarray]]
@@ -106,8 +105,8 @@ class References:
 def ramp(actions: np.ndarray, last: np.ndarray, steps: int, bold: bool = False) -> np.ndarray:
     """`actions` [T, A] begun from the action `last` [A] before them; the shift fades out over `steps` ticks.
 
-    bold: they are only shifted so far that the largest change of an axis is inside, not at the seam.  A chunk that makes
-    large changes inside would lose its aim if it were smoothed where it begins.
+    bold: they are only shifted so far that the largest change of an axis is inside, not at the seam.  A chunk that
+    makes large changes inside would lose its aim if it were smoothed where it begins.
     """
     steps, gap = min(steps, len(actions)), last - actions[0]
     shift = gap

@@ -37,7 +37,7 @@ class ActorNode(RltNode):
             3, "actions in a candidate, to bridge a lost message", unit="ticks", low=1, high=10
         )
         join_ticks: int = parameter(
-            4, "a new chunk begins with the action before it and is itself so much later; 0: at once", unit="ticks", low=0
+            4, "a chunk begins with the action before it and is itself so much later; 0: at once", unit="ticks", low=0
         )
         phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)

@@ -14,7 +14,14 @@ from rlt_ros.core.joining import DEFAULT_JOIN, Join, References
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, image_from_msg, proprio_from_msg, stamp_ns, state_to_msg
+from rlt_ros.ros.conversions import (
+    chunk_from_msg,
+    chunk_to_msg,
+    image_from_msg,
+    proprio_from_msg,
+    stamp_ns,
+    state_to_msg,
+)
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.vla import load

@@ -1,7 +1,7 @@
 """One episode in one process, tick by tick, through the same core objects as the nodes: for the evaluator and for experiments.
 
 Time is simulated: the VLA's answer to the frame of tick f is there at tick f + latency, as the schedule of the nodes
-promises, however long it takes here. With a latency of its own, the VLA is as slow as that, and does one frame at a time.
+promises, however long it takes here. With a latency of its own the VLA is as slow as that and does one frame at a time.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def gate_limits(task: Task) -> Limits:
 class LockStep:
     """Runs episodes of a task with a frozen VLA and, from the hand-over on, a policy (None: the VLA alone).
 
-    latency: ticks that the VLA takes (None: timing.latency_ticks, which it is promised to keep).  wait: the robot stands
-    while the VLA computes, at each chunk.
+    latency: ticks that the VLA takes (None: timing.latency_ticks, which it is promised to keep).  wait: the robot
+    stands while the VLA computes, at each chunk.
     """
 
     def __init__(

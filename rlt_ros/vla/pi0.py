@@ -165,7 +165,8 @@ class Pi0(nn.Module):
         guide: (target [B, H, A], weights [B, H, 1]) that the actions are drawn to, see :meth:`flow`.
         """
         state = self.states(proprio)
-        return self.flow(cache, state, torch.randn(len(state), self.horizon, self.action_dim, generator=generator), guide)
+        noise = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)
+        return self.flow(cache, state, noise, guide)
 
     def flow(self, cache, state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The same from a given normalised state [B, S] and noise [B, H, A]; the cache is as before afterwards."""
@@ -180,7 +181,9 @@ class Pi0(nn.Module):
             x = x - out.logits / steps
         return self.actions(x)
 
-    def guided_flow(self, step, prefix: list[Tensor], state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor]) -> Tensor:
+    def guided_flow(
+        self, step, prefix: list[Tensor], state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """The flow by `step`, which is :meth:`guided_step` or a recording of it; the rest as there."""
         target, weights = (guide[0] - self.action_mean) / self.action_std, guide[1]
         x, steps = noise, self.io.flow_steps
@@ -190,12 +193,13 @@ class Pi0(nn.Module):
         return self.actions(x)
 
     def guided_step(
-        self, prefix: list[Tensor], state: Tensor, x: Tensor, time: Tensor, gain: Tensor, target: Tensor, weights: Tensor
-    ) -> Tensor:
-        """A step of the flow, corrected towards actions that agree with `target` (real-time chunking, arXiv 2506.07339):
-        by the gradient, through the model, of how far this step would end from it.
+        self, prefix: list[Tensor], state: Tensor, x: Tensor, time: Tensor, gain: Tensor, target: Tensor,
+        weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """A step of the flow, corrected towards actions that agree with `target` (real-time chunking, arXiv
+        2506.07339): by the gradient, through the model, of how far this step would end from it.
 
-        prefix: keys and values of the layers, in turn.  time [B].  target [B, H, A], as the flow's x.  weights [B, H, 1].
+        prefix: keys and values of the layers, in turn.  time [B].  target [B, H, A], as x.  weights [B, H, 1].
         """
         cache = DynamicCache()
         for layer in range(len(prefix) // 2):

@@ -89,7 +89,7 @@ class Schedule:
     such frame is the best: it gets the full inference. With frames every second tick and L = 5, C = 10 these are the
     ticks with f % 10 == 5. Cameras that hit no such tick use their last frame before it.
 
-    Where the VLA takes longer than L, it is asked earlier; where longer than a chunk, with the newest frame at any time.
+    A VLA that takes longer than L is asked earlier; one that takes longer than a chunk gets the newest frame any time.
     """
 
     def __init__(self, chunk_steps: int, latency_ticks: int) -> None:

@@ -248,7 +248,7 @@ def test_after_a_hold_it_begins_from_rest():
     c = commander(policy=constant(0.5), join_ticks=4)
     executed(c, range(100, 106))
     assert c.step(106, None).hold_reason == "no proprioception"
-    assert executed(c, range(107, 112)) == [0.0, 0.125, 0.25, 0.25, 0.3125]  # at 110 the grid's own chunk goes on from there
+    assert executed(c, range(107, 112)) == [0.0, 0.125, 0.25, 0.25, 0.3125]  # from 110 on the grid's own
 
 
 def test_a_hold_stops_at_once():

@@ -30,7 +30,9 @@ class Cameras:
         self.frame = peer.tick() // 10 * 10 + 10_001
         self.sent = 0
 
-    def send(self, phase: Phase, size: int = 96, driver: Source | None = None, episode: int = 1, now: bool = False) -> None:
+    def send(
+        self, phase: Phase, size: int = 96, driver: Source | None = None, episode: int = 1, now: bool = False
+    ) -> None:
         if self.peer.tick() == self.sent:
             return
         self.sent = self.peer.tick()
@@ -106,7 +108,8 @@ def test_references_are_joined_while_the_robot_executes_them(graph, start, peer,
             continue
         # What was published, from the new frame's tick on, as far as it still has a say.
         actions = np.array(before.actions).reshape(50, 4)[after.tick - before.tick:]
-        assert (after.tick + prefix.frozen) % 10 == 0 and np.array_equal(prefix.actions, actions[:prefix.frozen + FADE_TICKS])
+        assert (after.tick + prefix.frozen) % 10 == 0
+        assert np.array_equal(prefix.actions, actions[:prefix.frozen + FADE_TICKS])
 
 
 @pytest.mark.parametrize("driver", [None, Source.HUMAN, Source.ACTOR])
@@ -143,17 +146,19 @@ def test_no_episode_is_joined_to_the_one_before(graph, start, peer, checkpoint):
 # --- a VLA that is slower than promised
 
 
-def test_a_vla_slower_than_promised_is_asked_earlier_and_the_operator_is_told_what_to_set(graph, start, peer, checkpoint):
+def test_a_vla_slower_than_promised_is_asked_earlier_and_the_operator_told_what_to_set(graph, start, peer, checkpoint):
     node = start(VlaNode, model=str(checkpoint), trace=False, latency_ticks=1, max_age_ticks=10)
     infer = node.model.infer
     node.model.infer = lambda *frame: (time.sleep(0.07), infer(*frame))[1]
     cameras = Cameras(node, peer)
     assert diagnostics(node)["latency_ticks"] == 1 and node.problem == "no picture yet from wrist, base"
-    cameras.until(graph, Phase.APPROACH, lambda: "latency_ticks" in (diagnostics(node), node.problem)[1], "the problem", now=True)
+    told = lambda: "latency_ticks" in (diagnostics(node), node.problem)[1]  # noqa: E731
+    cameras.until(graph, Phase.APPROACH, told, "the problem", now=True)
     values = diagnostics(node)
     needed = values["latency_ticks"]
     assert needed >= 4 and values["latency_ms"] > 70 and values["late_references"] > 0
-    assert f"set latency_ticks to {needed} and max_age_ticks to {needed + max(needed, 10)} for all nodes" in node.problem
+    age = needed + max(needed, 10)
+    assert f"set latency_ticks to {needed} and max_age_ticks to {age} for all nodes" in node.problem
     assert node.schedule.ticks >= 4  # it is asked so much before the boundary
 
 
