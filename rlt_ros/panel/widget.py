@@ -69,6 +69,7 @@ CAUSES = {
     "singularity": "ticks slowed down: the arm is nearly stretched or folded",
     "joint_velocity": "ticks slowed down: a joint would have been too fast",
     "joint_limit": "ticks held or changed: a joint came too near to its limit",
+    "tracking": "ticks held: the robot was too far from where its controller was told to go",
 }
 HELD = {  # where underscores for spaces are not enough
     "estop": "emergency stop",
@@ -77,6 +78,7 @@ HELD = {  # where underscores for spaces are not enough
     "episode_lost": "episode node lost",
     "no_joints": "joints unknown",
     "joint_limit": "a joint's limit",
+    "tracking": "robot far from its target",
     "force": "force over its limit",
 }
 SIGNS = {0: "ok", 1: "warn", 2: "error", 3: "silent"}
