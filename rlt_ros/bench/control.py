@@ -99,10 +99,11 @@ def practise(args: argparse.Namespace, session: Path) -> dict:
 
 # At 50 Hz, with the priority of a control process, until SIGINT; prints the summary.
 BARE_LOOP = """
-import json, time
+import json, signal, time
 from rlt_ros.core.chunks import ControlClock
 from rlt_ros.ros import priority
 from rlt_ros.ros.loop import TickLoop
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job of a script
 priority.apply("control")
 loop = TickLoop(lambda tick: None, ControlClock(50.0))
 loop.start()
