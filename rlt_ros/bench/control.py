@@ -14,7 +14,8 @@ from pathlib import Path
 
 # Hyper-parameters with which the learner never trains, and with which it always does.
 IDLE = {"utd": 0.0}
-FULL = {"utd": 1e6, "max_backlog": 10**9}
+# From the first transition on, whoever succeeds; its policy stays where it is, so that both see the same robot.
+FULL = {"utd": 1e6, "max_backlog": 10**9, "warm_transitions": 1, "warm_successes": 0, "warm_updates": 10**9}
 TURNS = 2
 
 
