@@ -65,6 +65,10 @@ class Driven:
         self.reference(self.peer.chunk(tick, DOWN, 50))
         self.state(state_to_msg(TokenFrame(tick, np.ones(6), np.zeros(14)), self.peer.clock))
 
+    def steered(self) -> bool:
+        self.human(self.peer.chunk(self.peer.tick(), HUMAN, source=Source.HUMAN))
+        return self.source() == Source.HUMAN
+
     def source(self) -> int:
         return self.candidates[-1].source if self.candidates else -1
 
@@ -162,11 +166,7 @@ def test_human_overrides_the_actor_and_gives_back_on_release(graph, driven, peer
     driven.weights(weights(1))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
 
-    def steered() -> bool:
-        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
-        return driven.source() == Source.HUMAN
-
-    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
     np.testing.assert_allclose(driven.candidates[-1].actions[:4], HUMAN)
     driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
@@ -177,11 +177,7 @@ def test_after_a_release_the_actor_begins_with_the_humans_last_action(graph, sta
     driven.weights(weights(1))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
 
-    def steered() -> bool:
-        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
-        return driven.source() == Source.HUMAN
-
-    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
     driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
     first = next(i for i in range(len(driven.candidates))[::-1] if driven.candidates[i].source == Source.HUMAN) + 1
@@ -197,11 +193,7 @@ def test_after_a_release_the_actor_begins_with_the_humans_last_action(graph, sta
 def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.VLA, "the warm-up")
 
-    def steered() -> bool:
-        driven.human(peer.chunk(peer.tick(), HUMAN, source=Source.HUMAN))
-        return driven.source() == Source.HUMAN
-
-    driven.until(graph, Phase.CRITICAL, steered, "the human")
+    driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.HOLD, "the hold")
     assert "human command lost" in driven.node.hold_reason
 

@@ -6,21 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from rlt_ros.sim.task import TaskEnv, load_task
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.frozen import CHECKPOINTS
-
-
-@pytest.fixture(scope="module")
-def vla():
-    return load("ethernet")
-
-
-@pytest.fixture(scope="module")
-def scene():
-    env = TaskEnv(load_task("ethernet"), seed=11)
-    yield env.images(), env.proprio()
-    env.close()
 
 
 def test_shapes_are_as_announced(vla, scene):

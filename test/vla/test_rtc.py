@@ -4,22 +4,9 @@ import numpy as np
 import pytest
 
 from rlt_ros.core.joining import Prefix
-from rlt_ros.sim.task import TaskEnv, load_task
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.pi0 import GUIDANCE, guidance
 from rlt_ros.vla.traced import TracedVLA
-
-
-@pytest.fixture(scope="module")
-def vla():
-    return load("ethernet")
-
-
-@pytest.fixture(scope="module")
-def scene():
-    env = TaskEnv(load_task("ethernet"), seed=11)
-    yield env.images(), env.proprio()
-    env.close()
 
 
 def sample(vla, scene, seed, prefix=None):
