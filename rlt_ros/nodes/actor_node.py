@@ -1,6 +1,5 @@
 """The critical-phase actor at control rate: who drives at this tick, and what."""
 
-import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -87,12 +86,15 @@ class ActorNode(RltNode):
         self.latest_weights: PolicyWeights | None = None
         self.every_tick(self.on_tick, p.phase)
 
+    def owed_ns(self) -> int | None:
+        return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
+
     def on_parameters_(self) -> None:
         self.commander.exploration_std = self.params.exploration_std
 
     def on_proprio(self, msg: Proprio) -> None:
         self.proprio_tick, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
-        self.proprio_s = time.monotonic()
+        self.proprio_s = self.now_s()
 
     def on_state(self, msg: RLState) -> None:
         frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
@@ -110,7 +112,7 @@ class ActorNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.commander.set_phase(Phase(msg.phase), msg.start_tick, msg.episode)
-        self.episode, self.episode_s = msg, time.monotonic()
+        self.episode, self.episode_s = msg, self.now_s()
 
     def on_weights(self, msg: PolicyWeights) -> None:
         self.latest_weights = msg
@@ -144,7 +146,7 @@ class ActorNode(RltNode):
         return actor
 
     def on_tick(self, tick: int) -> None:
-        now_s = time.monotonic()
+        now_s = self.now_s()
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
         if silent:  # nobody would end this episode: hold, and go on when its node is heard again

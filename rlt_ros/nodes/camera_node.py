@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +66,7 @@ class Camera:
         self.watch = PictureWatch(settings.freeze_s, settings.dark_level, settings.bright_level)
         self.troubles = Troubles()
         self.refused: Counter[str] = Counter()
-        self.heard_s = time.monotonic()
+        self.heard_s = 0.0  # of the node's clock
         self.published_ns = 0
         self.output: Any = None
         self.capture: Capture | None = None
@@ -136,7 +135,7 @@ class CameraNode(RltNode):
 
     def on_activate_(self) -> None:
         for camera in self.cameras.values():
-            camera.heard_s = time.monotonic()
+            camera.heard_s = self.now_s()
             if camera.settings.transport in ("device", "file"):
                 opener = DeviceSource if camera.settings.transport == "device" else file_source
                 camera.capture = Capture(self.wanted(camera.settings), opener, self.taking(camera), self.fail)
@@ -182,7 +181,7 @@ class CameraNode(RltNode):
 
     def take(self, camera: Camera, ns: int, frame_id: str, small: Callable[[], np.ndarray]) -> None:
         """Publish a picture of ROS time `ns`, unless something is wrong with it; ValueError when it is malformed."""
-        now_s = time.monotonic()
+        now_s = self.now_s()
         try:
             camera.stamps.note(ns, self.now_ns())
         except StampError as error:
@@ -206,7 +205,7 @@ class CameraNode(RltNode):
         camera.output.publish(image_to_msg(picture, ns, frame_id))
 
     def report(self) -> None:
-        now_s, found = time.monotonic(), []
+        now_s, found = self.now_s(), []
         for camera in self.cameras.values():
             self.look_at(camera, now_s)
             for kind, text in camera.troubles.news(now_s).items():

@@ -70,7 +70,7 @@ class LearnerNode(RltNode):
         self.score = Score()
         self.unsaved = ""  # why the newest checkpoint could not be written
         self.steps = self.human_steps = 0
-        self.heard_s = time.monotonic()  # of the newest transition, or of the beginning of the critical phase
+        self.heard_s = self.now_s()  # of the newest transition, or of the beginning of the critical phase
         self.means: dict[str, float] = {}  # of the last second
         self.learner: Learner | None = None
         self.published_updates = 0
@@ -134,16 +134,16 @@ class LearnerNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         if msg.phase == Phase.CRITICAL and self.score.phase != Phase.CRITICAL:
-            self.heard_s = time.monotonic()
+            self.heard_s = self.now_s()
         outcome = Outcome(msg.outcome) if msg.committed else Outcome.NONE
         ticks = msg.end_tick - msg.critical_tick
-        self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, time.monotonic())
+        self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, self.now_s())
 
     def on_transition(self, msg: TransitionMsg) -> None:
         transition = transition_from_msg(msg)
         if self.learner is None:
             self.make_learner(dims_of(transition))
-        self.heard_s = time.monotonic()
+        self.heard_s = self.now_s()
         if self.learner.add(transition):
             self.steps += transition.steps
             self.human_steps += int((transition.sources[:transition.steps] == Source.HUMAN).sum())
@@ -254,7 +254,7 @@ class LearnerNode(RltNode):
             return f"Q is out of range: mean {low:.2f}, largest {q:.2f}, returns are within [0, 1]"
         if anchor > ANCHOR_ALARM:
             return f"the actor is far from the reference: mean square {anchor:.2f}, more than {ANCHOR_ALARM}; raise beta"
-        silent_s = time.monotonic() - self.heard_s
+        silent_s = self.now_s() - self.heard_s
         if self.score.phase == Phase.CRITICAL and silent_s > self.params.stale_s:
             return f"no transition for {silent_s:.0f} s although the critical phase is on; is replay_node alive?"
         return ""

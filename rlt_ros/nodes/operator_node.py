@@ -1,6 +1,5 @@
 """A simulated person in the operator's place; only for the simulator."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +18,13 @@ from rlt_ros.sim.person import Habits, SimulatedPerson, View
 REQUESTS = {"sim_reset": "sim/reset"} | {
     name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
 }
-JOY_HZ = 20.0  # what a joy node's autorepeat sends
+JOY_EVERY = 2  # ticks; 25 Hz, about what a joy node's autorepeat sends
 
 
 class OperatorNode(RltNode):
     """Looks at sim/truth, presses the buttons of the episode and steers now and then, through a person's interfaces.
 
-    Subscribes: sim/truth (SimTruth), episode/state.  Publishes: joy (Joy, 20 Hz).
+    Subscribes: sim/truth (SimTruth), episode/state.  Publishes: joy (Joy, 25 Hz).
     Calls: sim/reset, episode/reset, start, hand_over, success, failure (Trigger).
     """
 
@@ -68,11 +67,12 @@ class OperatorNode(RltNode):
         self.subscribe(SimTruth, "sim/truth", self.on_truth, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.EVENT)
-        self.every(1.0 / JOY_HZ, self.on_time)
+        self.asked = 0  # requests that wait for their answer
+        self.every_tick(self.on_tick, phase=0.5)
 
     def on_truth(self, msg: SimTruth) -> None:
         offset = np.array(msg.offset) if len(msg.offset) == 3 else np.array([msg.lateral_error, 0.0, -msg.depth])
-        self.person.see(time.monotonic(), View(offset, msg.yaw_error, msg.critical, msg.success, msg.failure))
+        self.person.see(self.now_s(), View(offset, msg.yaw_error, msg.critical, msg.success, msg.failure))
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.episode = msg
@@ -93,13 +93,19 @@ class OperatorNode(RltNode):
         enough = (0 < p.episodes <= len(self.finished)) or (0.0 < p.minutes * 60.0 <= self.critical_s)
         return enough and self.episode.phase in (Phase.IDLE, Phase.ENDED) and self.episode.committed
 
-    def on_time(self) -> None:
+    def owed_ns(self) -> int | None:
+        return self.now_ns() + 1 if self.asked else None
+
+    def on_tick(self, tick: int) -> None:
+        if tick % JOY_EVERY:
+            return
         self.problem = f"waiting for {', '.join(sorted(self.awaited))}" if self.awaited else ""
         if self.episode is None or self.awaited or self.done:
             return
-        wish = self.person.act(time.monotonic(), Phase(self.episode.phase), Outcome(self.episode.outcome))
+        wish = self.person.act(self.now_s(), Phase(self.episode.phase), Outcome(self.episode.outcome))
         for name in wish.requests:
             if self.requests[name].service_is_ready():
+                self.asked += 1
                 future = self.requests[name].call_async(Trigger.Request())
                 future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
         axes, buttons = np.zeros(max(8, 1 + max(self.params.axes))), [0] * max(12, 1 + self.params.deadman)
@@ -110,11 +116,13 @@ class OperatorNode(RltNode):
 
     def on_answer(self, name: str, future) -> None:
         answer = future.result()
-        if answer is None or not answer.success:
-            self.get_logger().warning(f"{name}: {answer.message if answer else 'no answer'}")
-        elif name == "sim_reset":
-            with self._lock:
+        with self._lock:
+            self.asked -= 1
+            if answer is None or not answer.success:
+                self.get_logger().warning(f"{name}: {answer.message if answer else 'no answer'}")
+            elif name == "sim_reset":
                 self.person.scene_is_reset()
+        self.give_leave()
 
     def on_diagnostics_(self) -> dict:
         return {

@@ -1,6 +1,5 @@
 """Proprioception ingestion: the robot's streams in, one vector a control tick out."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +56,7 @@ class ProprioNode(RltNode):
         self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(needed)}
         self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
-        self.joined_s = time.monotonic()
+        self.joined_s = self.now_s()
         self.silent = False
         self.skew_s = 0.0
         for stream, msg_type, callback in (
@@ -80,7 +79,7 @@ class ProprioNode(RltNode):
                     self.assembler.restart()
                 callback(msg, self.control.tick(ns), ns)
             except ValueError as error:
-                self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", time.monotonic())
+                self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", self.now_s())
                 raise
             self.send()
 
@@ -100,8 +99,8 @@ class ProprioNode(RltNode):
 
     def on_joint_states(self, msg: JointState, tick: int, ns: int) -> None:
         if self.arm is not None:
-            self.book.add(msg)
-            joints = self.book.values(self.arm.names, time.monotonic() - self.params.max_silence_s)
+            self.book.add(msg, self.now_s())
+            joints = self.book.values(self.arm.names, self.now_s() - self.params.max_silence_s)
             if joints is not None and set(self.arm.names) & set(msg.name):
                 self.assembler.add_pose(tick, ns, *self.arm.pose(joints))
         if "joint_states" in self.assembler.streams:
@@ -112,7 +111,7 @@ class ProprioNode(RltNode):
         if joined is None:
             return
         _, ns, values = joined
-        self.joined_s = time.monotonic()
+        self.joined_s = self.now_s()
         self.skew_s = skew_s = self.assembler.skew_ns * 1e-9
         if skew_s > self.params.max_skew_s:
             slowest = self.assembler.slowest()
@@ -125,7 +124,7 @@ class ProprioNode(RltNode):
         self.output.publish(proprio_to_msg(values, self.control, ns))
 
     def report(self) -> None:
-        now_s = time.monotonic()
+        now_s = self.now_s()
         for stream, clock in self.clocks.items():
             if clock.delay_s > self.params.max_delay_s:
                 self.troubles.note(

@@ -1,6 +1,5 @@
 """The replay: joins what the actor saw with what the robot did, journals it, then offers it for training."""
 
-import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +125,7 @@ class ReplayNode(RltNode):
             self.commit()
         if not self.recorded(msg):
             self.lose_episode()  # the one before, when its outcome was never heard
-        self.heard_s, self.heard_tick = time.monotonic(), self.control.tick(self.now_ns())
+        self.heard_s, self.heard_tick = self.now_s(), self.control.tick(self.now_ns())
         if msg.phase == Phase.CRITICAL and not self.recorded(msg):
             self.episode, self.start_tick = msg.episode, msg.start_tick
             self.interventions = self.policy_version = 0
@@ -172,7 +171,7 @@ class ReplayNode(RltNode):
             self.store()
 
     def send(self) -> None:
-        if time.monotonic() - self.heard_s > self.params.episode_timeout_s:
+        if self.now_s() - self.heard_s > self.params.episode_timeout_s:
             self.commit()  # a label that was given is not lost with the node that took it
             self.lose_episode()
         self.waiting.extend(self.recorder.ready())
@@ -185,7 +184,7 @@ class ReplayNode(RltNode):
 
     def store(self) -> None:
         """Write what waits. When the disk refuses, say so and try again a little later."""
-        if time.monotonic() < self.retry_s:
+        if self.now_s() < self.retry_s:
             return
         session = self.session.name if self.session else ""
         try:
@@ -200,7 +199,7 @@ class ReplayNode(RltNode):
                 append_episode(self.session, self.unlisted[0])
                 self.unlisted.popleft()
         except (JournalError, OSError) as error:
-            self.retry_s = time.monotonic() + RETRY_S
+            self.retry_s = self.now_s() + RETRY_S
             self.problem = (
                 f"{error}; nothing new is recorded or trained on until then, and only the newest {WAITING} transitions"
                 " wait for it. It goes on by itself"

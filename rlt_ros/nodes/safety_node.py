@@ -1,6 +1,5 @@
 """The last word before the robot: let through what is safe, hold still otherwise."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +90,7 @@ class SafetyNode(RltNode):
         self.outputs = outputs.make(self, task)
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
+        self.proprio_tick = -1
         self.sent_tick = -1
         self.reported: tuple = ()
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
@@ -118,23 +118,26 @@ class SafetyNode(RltNode):
             urdf, arm.base, arm.tip,
         )  # fmt: skip
 
+    def owed_ns(self) -> int | None:
+        return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
+
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
         self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
 
     def on_proprio(self, msg: Proprio) -> None:
-        _, self.proprio = proprio_from_msg(msg)
-        self.proprio_s = time.monotonic()
+        self.proprio_tick, self.proprio = proprio_from_msg(msg)
+        self.proprio_s = self.now_s()
 
     def on_reference(self, msg: ActionChunk) -> None:
         self.gate.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
         chunk_from_msg(msg, self.task.action_dim)  # what cannot be read is no sign of life
-        self.gate.hear_human(time.monotonic())
+        self.gate.hear_human(self.now_s())
 
     def on_episode(self, msg: EpisodeState) -> None:
-        self.gate.hear_episode(Phase(msg.phase) in (Phase.APPROACH, Phase.CRITICAL), time.monotonic())
+        self.gate.hear_episode(Phase(msg.phase) in (Phase.APPROACH, Phase.CRITICAL), self.now_s())
 
     def on_description(self, msg: String) -> None:
         if self.gate.joints is not None:
@@ -156,7 +159,7 @@ class SafetyNode(RltNode):
         except ValueError:
             self.gate.refuse("wrong_joints")
             raise
-        self.joints_s = time.monotonic()
+        self.joints_s = self.now_s()
 
     def look_for_rivals(self) -> None:
         """Who sends candidates beside the actor: another node by its name, another of the same name by what it sends.
@@ -180,7 +183,7 @@ class SafetyNode(RltNode):
         except ValueError:
             self.gate.refuse("malformed")
             raise
-        self.gate.offer(chunk, time.monotonic())
+        self.gate.offer(chunk, self.now_s())
         if self.sent_tick < chunk.tick <= self.control.tick(self.now_ns()) + 1:
             self.step(chunk.tick)
 
@@ -189,7 +192,7 @@ class SafetyNode(RltNode):
             self.step(tick)
 
     def step(self, tick: int) -> None:
-        now_s = time.monotonic()
+        now_s = self.now_s()
         self.gate.outside = next(filter(None, [output.cause(now_s) for output in self.outputs]), "")
         oldest_s = now_s - self.params.proprio_timeout_s
         proprio = self.proprio if self.proprio_s >= oldest_s else None

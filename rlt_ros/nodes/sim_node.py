@@ -22,6 +22,7 @@ from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.outputs import INTERFACES
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.simulated_clock import SimulatedClock
 from rlt_ros.sim import controllers
 from rlt_ros.sim.controllers import Waypoint
 from rlt_ros.sim.task import TaskEnv, load_task
@@ -38,13 +39,15 @@ class SimNode(RltNode):
     At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
     stamped so. Pictures are drawn in another thread where the environment can be drawn later, after the state where not.
 
+    With use_sim_time it sets /clock, and time waits for every node (rlt_ros/ros/simulated_clock.py).
+
     It follows command/executed (ActionChunk), or with another `interface` what that controller hears on a robot, as
     that controller would (rlt_ros/sim/controllers.py): driver/delta_twist_cmds, driver/target_pose,
     driver/joint_trajectory or driver/commands.
 
     Subscribes: one of those, episode/state.  Service: sim/reset (Trigger).
     Publishes: driver/pose, driver/twist, driver/wrench, driver/joint_states, driver/<camera>/image,
-    sim/truth (SimTruth).
+    sim/truth (SimTruth), /clock.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,12 @@ class SimNode(RltNode):
         camera_every: int = parameter(2, "ticks from picture to picture", unit="ticks", low=1)
         interface: str = parameter("chunk", "controller that the robot has, as the safety node's", choices=INTERFACES)
         command: str = parameter("position", "what forward_command takes", choices=("position", "velocity"))
+        realtime_factor: float = parameter(
+            1.0, "with use_sim_time: simulated over real time at most; 0: as fast as the nodes can", low=0.0
+        )
+        patience_s: float = parameter(
+            2.0, "with use_sim_time: of real time, that a silent node is waited for", unit="s", low=0.1
+        )
 
     def on_configure_(self) -> None:
         p = self.params
@@ -85,10 +94,40 @@ class SimNode(RltNode):
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.trigger("sim/reset", self.on_reset)
         # Drawing takes a good part of a tick: the next command must not have to wait for it.
-        self.every_tick(self.on_tick, p.phase, locked=False)
+        self.clock: SimulatedClock | None = None
+        if self.simulated_time:
+            self.clock = SimulatedClock(self, time.time_ns(), p.patience_s, self.get_logger().warning)
+        else:
+            self.every_tick(self.on_tick, p.phase, locked=False)
         self.painter = LatestWorker("painter", self.paint, self.fail, prepare=lambda: priority.apply("ordinary"))
         self.on_undo(self.painter.close)
         self.painting = threading.Lock()  # the environment must not be reset meanwhile
+
+    def now_ns(self) -> int:
+        return self.clock.now_ns if self.clock is not None else super().now_ns()
+
+    def on_activate_(self) -> None:
+        if self.clock is not None:
+            self.clock.open()
+            thread = threading.Thread(target=self.run, name="simulated_time", daemon=True)
+            self.on_undo(lambda: (self.clock.close(), thread.join()))
+            thread.start()
+
+    def run(self) -> None:
+        """Simulated time: one tick after the other, not faster than `realtime_factor`."""
+        tick, factor = self.control.tick(self.now_ns()) + 1, self.params.realtime_factor
+        phase_ns = round(self.params.phase * self.control.period_ns)
+        due_s = time.monotonic()
+        try:
+            while self.clock.advance(self.control.stamp_ns(tick) + phase_ns):
+                if factor > 0.0:
+                    # Time that was lost is not caught up with.
+                    due_s = max(due_s + self.control.period_s / factor, time.monotonic() - self.control.period_s)
+                    time.sleep(max(0.0, due_s - time.monotonic()))
+                self.on_tick(tick)
+                tick += 1
+        except Exception as error:
+            self.fail(error)
 
     def on_executed(self, msg: ActionChunk) -> None:
         self.commands.append(chunk_from_msg(msg, self.task.action_dim))
@@ -113,7 +152,7 @@ class SimNode(RltNode):
 
         def on_command(msg: object) -> None:
             with self.stepping:
-                if time.monotonic() < self.silent_until_s:
+                if self.now_s() < self.silent_until_s:
                     return
                 hear(msg)
                 self.heard_tick = self.control.tick(self.now_ns())
@@ -169,7 +208,7 @@ class SimNode(RltNode):
             if self.params.interface != "chunk":
                 self.take_over()
                 # As a driver that is started anew, deaf and dumb: nobody may go on from targets of the last scene.
-                self.silent_until_s = time.monotonic() + RESTART_S
+                self.silent_until_s = self.now_s() + RESTART_S
         return f"scene {self.scene}"
 
     def on_tick(self, tick: int) -> None:
@@ -177,15 +216,15 @@ class SimNode(RltNode):
             self.step(tick)
 
     def step(self, tick: int) -> None:
-        begin = time.monotonic()
+        begin, now_s = time.monotonic(), self.now_s()
         self.starts.append((tick, begin))
         self.env.step(self.action(tick) if self.params.interface == "chunk" else self.follow(tick))
-        if begin >= self.silent_until_s:
+        if now_s >= self.silent_until_s:
             self.send_state(tick + 1)
         self.step_ms.append(1e3 * (time.monotonic() - begin))
         if (tick + 1) % self.params.camera_every == self.camera_offset:
             moment = self.env.moment()
-            if moment is None:
+            if moment is None or self.clock is not None:  # time waits for the picture
                 self.paint((tick + 1, None))
             else:
                 self.painter.put((tick + 1, moment))
@@ -273,7 +312,7 @@ class SimNode(RltNode):
     def on_diagnostics_(self) -> dict:
         factor = self.realtime_factor()
         self.problem = ""
-        if factor < 0.98:
+        if factor < 0.98 and self.clock is None:
             self.problem = (
                 f"the simulation runs at {factor:.2f} of real time: this machine is too slow or too busy for it"
             )

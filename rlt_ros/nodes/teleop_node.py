@@ -1,6 +1,5 @@
 """The gamepad: interventions while the dead-man is held, and the buttons of an episode."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +67,7 @@ class TeleopNode(RltNode):
             self.send(0, np.zeros((0, self.action_dim), np.float32))
 
     def on_joy(self, msg: Joy) -> None:
-        for name in self.gamepad.read(msg.axes, msg.buttons, time.monotonic()):
+        for name in self.gamepad.read(msg.axes, msg.buttons, self.now_s()):
             client = self.requests[name]
             if client.service_is_ready():
                 client.call_async(Trigger.Request()).add_done_callback(
@@ -84,11 +83,11 @@ class TeleopNode(RltNode):
             self.get_logger().warning(f"button '{name}': {answer.message}")
 
     def on_tick(self, tick: int) -> None:
-        action = self.gamepad.action(time.monotonic())
+        action = self.gamepad.action(self.now_s())
         if action is not None:
             self.send(tick + 1, action[None])
         elif self.commanding:
-            if self.gamepad.lost(time.monotonic()):
+            if self.gamepad.lost(self.now_s()):
                 self.get_logger().warning(f"gamepad silent for {self.params.timeout_s} s; the intervention ends")
             self.send(tick + 1, np.zeros((0, self.action_dim), np.float32))
         self.commanding = action is not None

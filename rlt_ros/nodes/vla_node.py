@@ -28,6 +28,7 @@ from rlt_ros.vla import load
 from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule, needed_age
 from rlt_ros.vla.traced import TracedVLA
 
+RUNNING = (Phase.APPROACH, Phase.CRITICAL)
 SILENT_TICKS = 2  # a gate whose last command is so much older than the frame is not heard
 
 
@@ -74,6 +75,7 @@ class VlaNode(RltNode):
         self.forecast = Forecast(p.chunk_steps, self.control.period_ns)
         self.proprios: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self.waiting: FrameSet | None = None
+        self.seen_tick = -1  # of the newest frame
         self.phase = Phase.IDLE
         self.episode = 0
         self.full_ms: deque[float] = deque(maxlen=100)
@@ -86,6 +88,14 @@ class VlaNode(RltNode):
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
+
+    def owed_ns(self) -> int | None:
+        """A boundary that a frame serves waits for it, and for the next one, which may come any time."""
+        if self.phase not in RUNNING or self.seen_tick < 0:
+            return None
+        oldest = self.queue.oldest()
+        frame = self.seen_tick + self.schedule.interval if oldest is None else oldest
+        return self.control.stamp_ns(frame + self.params.latency_ticks)
 
     def on_activate_(self) -> None:
         self.worker = threading.Thread(target=self.work, name="vla", daemon=True)
@@ -139,13 +149,18 @@ class VlaNode(RltNode):
         frame.proprio = fitting[-1]
         full = self.schedule.is_full(frame.tick)
         self.forecast.arrived(frame.tick, full, self.now_ns())
-        if self.phase in (Phase.APPROACH, Phase.CRITICAL) and (full or self.phase == Phase.CRITICAL):
+        self.seen_tick = frame.tick
+        if self.executed is not None and self.executed.tick >= frame.tick - SILENT_TICKS:
+            frame.driver = self.executed.source  # of a gate that fell silent nobody knows what the robot does
+        if self.phase in RUNNING and (full or self.phase == Phase.CRITICAL):
             self.queue.put(frame, full)
 
     def work(self) -> None:
         """The worker: torch releases the interpreter, so that pictures are received meanwhile."""
         try:
-            while (work := self.queue.take(lambda: self.forecast.room(self.now_ns()))) is not None:
+            # Simulated time waits, so that there is always room.
+            room = (lambda: Forecast.ALL) if self.simulated_time else (lambda: self.forecast.room(self.now_ns()))
+            while (work := self.queue.take(room)) is not None:
                 full, others = work
                 begin = time.monotonic()
                 if full is not None:
@@ -163,16 +178,15 @@ class VlaNode(RltNode):
                         self.send(frame, token)
                     self.prefix_ms.append(1e3 * (time.monotonic() - begin) / len(others))
                     self.forecast.took(1e9 * (time.monotonic() - begin), len(others))
+                self.queue.done()
+                self.give_leave()
         except Exception as error:
             self.fail(error)
 
     def look(self, frame: FrameSet, ahead: int) -> tuple[Chunk, np.ndarray]:
         """Reference and token of a frame; the reference is used `ahead` ticks later."""
-        executed = self.executed
-        # Of a gate that fell silent nobody knows what the robot does.
-        driver = executed.source if executed is not None and executed.tick >= frame.tick - SILENT_TICKS else None
         infer = lambda prefix: self.model.infer(frame.images, frame.proprio, prefix)  # noqa: E731
-        return self.joined.next(infer, frame.tick, ahead, self.episode, driver)
+        return self.joined.next(infer, frame.tick, ahead, self.episode, frame.driver)
 
     def send(self, frame: FrameSet, token: np.ndarray, reference: Chunk | None = None) -> None:
         if reference is not None:

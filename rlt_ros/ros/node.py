@@ -18,6 +18,7 @@ else that is raised ends the process with exit code 1.
 """
 
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -29,13 +30,16 @@ from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import ControlClock
 from rlt_ros.data.changes import record_change
 from rlt_ros.ros import parameters, priority, qos
-from rlt_ros.ros.loop import TickLoop
+from rlt_ros.ros.conversions import header
+from rlt_ros.ros.loop import ClockedLoop, TickLoop
 from rlt_ros.ros.parameters import ParameterError, SharedParameters
+from rlt_ros.ros.simulated_clock import FOREVER_NS, LEAVE
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _WARN_EVERY_S = 2.0  # a peer that sends garbage at 50 Hz must not fill the log
@@ -51,6 +55,7 @@ class RltNode(LifecycleNode):
         problem: set it to a sentence to turn the diagnostics to WARN; empty: all is well.
         failure: the exception for which the process should end, or None.
         configure_error: one line why configure failed last, or "".
+        simulated_time: use_sim_time, from configure on: ROS time, ticks and time-outs follow /clock.
     """
 
     Parameters: type = SharedParameters
@@ -67,7 +72,10 @@ class RltNode(LifecycleNode):
         self._lock = threading.RLock()
         self._made: dict[str, list[Callable[[], None]]] = {"configure": [], "activate": []}  # stage -> what undoes it
         self._stage = ""
-        self._loops: list[TickLoop] = []
+        self._loops: list[TickLoop | ClockedLoop] = []
+        self.simulated_time = False
+        self._leave: Any = None  # publisher, with simulated time
+        self._left_ns: int | None = None  # the leave that was given last
         self._heard: list[Any] = []  # subscriptions
         self._values = self._declare()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -100,6 +108,14 @@ class RltNode(LifecycleNode):
         """
         return {}
 
+    def owed_ns(self) -> int | None:
+        """ROS time in ns that a simulated clock must not reach before this node has got or done something more.
+
+        None when it waits for nothing; its ticks are known to the base. Asked after each callback and tick, and in
+        give_leave().
+        """
+        return None
+
     # What the author calls from the hooks.
 
     def publish(self, msg_type: type, topic: str, profile: QoSProfile) -> Any:
@@ -120,6 +136,7 @@ class RltNode(LifecycleNode):
                     callback(msg)
                 except ValueError as error:
                     self.reject(topic, error)
+                self.give_leave()
 
         subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile)
         self._heard.append(subscription)
@@ -178,12 +195,14 @@ class RltNode(LifecycleNode):
         self.on_undo(lambda: self.destroy_timer(timer))
         return timer
 
-    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0, locked: bool = True) -> TickLoop:
+    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0,
+                   locked: bool = True) -> TickLoop | ClockedLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
         It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
         short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long
-        ticks: messages are received meanwhile, and the node itself guards what both sides touch.
+        ticks: messages are received meanwhile, and the node itself guards what both sides touch. With simulated time the
+        executor calls it, when /clock says so.
         """
 
         def fire(tick: int) -> None:
@@ -191,7 +210,10 @@ class RltNode(LifecycleNode):
                 if self.active:
                     callback(tick)
 
-        loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
+        if self.simulated_time:
+            loop = ClockedLoop(fire, self.control, phase, self.get_clock(), self.fail, self.give_leave)
+        else:
+            loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
         self._loops.append(loop)
         self.on_undo(lambda: (loop.stop(), self._loops.remove(loop)))
         if self._stage == "activate":
@@ -205,6 +227,23 @@ class RltNode(LifecycleNode):
     def now_ns(self) -> int:
         """ROS time in ns."""
         return self.get_clock().now().nanoseconds
+
+    def now_s(self) -> float:
+        """Seconds for time-outs: of a clock that nobody sets, or of ROS time when that is simulated."""
+        return self.now_ns() * 1e-9 if self.simulated_time else time.monotonic()
+
+    def give_leave(self) -> None:
+        """Tell a simulated clock how far it may go; without one, nothing. For what a callback started in a thread."""
+        if self._leave is None:
+            return
+        with self._lock:
+            moments = [loop.next_ns for loop in self._loops if loop.next_ns is not None]
+            if self.active and (owed_ns := self.owed_ns()) is not None:
+                moments.append(owed_ns - 1)
+            until_ns = min(moments, default=FOREVER_NS)
+            if until_ns != self._left_ns and (moments or self._left_ns is not None):
+                self._left_ns = until_ns
+                self._leave.publish(header(until_ns, self.get_fully_qualified_name()))
 
     def fail(self, error: BaseException) -> None:
         """End the process with exit code 1 because of `error`; safe from any thread."""
@@ -243,13 +282,15 @@ class RltNode(LifecycleNode):
                 self.fail(error)
 
     def _configure(self) -> None:
-        if self.get_parameter("use_sim_time").value:
-            raise ParameterError("parameter 'use_sim_time' is true, expected false: ticks follow the system's clock")
         self._values = {name: self.get_parameter(name).value for name in self._values}
         self.params = parameters.build(self.Parameters, self._values | self._undeclared(), self.get_name())
         self.control = ControlClock(self.params.rate_hz) if hasattr(self.params, "rate_hz") else None
+        self.simulated_time = bool(self.get_parameter("use_sim_time").value)
         self._stage = "configure"
         try:
+            if self.simulated_time:
+                self._leave, self._left_ns = self.publish(Header, LEAVE, qos.REPLAY), None
+                self.on_undo(lambda: setattr(self, "_leave", None))
             self.on_configure_()
         except BaseException:
             self._undo_all("configure")
@@ -267,6 +308,7 @@ class RltNode(LifecycleNode):
             raise
         for loop in self._loops:
             loop.start()
+        self.give_leave()
         p = self.params
         for refused in priority.realtime(p.realtime_priority, p.lock_memory, p.cpus):
             self.get_logger().warning(refused)
@@ -276,6 +318,7 @@ class RltNode(LifecycleNode):
             self.active = False  # stop accepting first
         for loop in self._loops:
             loop.stop()
+        self.give_leave()
         try:
             with self._lock:
                 self.on_deactivate_()
@@ -342,6 +385,8 @@ class RltNode(LifecycleNode):
                                          " change its file and restart, or clean up first")
                 if name in table and self.params is None:
                     parameters.check(table[name], changed[name])
+            if self.params is not None and any(item.name == "use_sim_time" for item in changes):
+                raise ParameterError(f"parameter 'use_sim_time' cannot change while {self.get_name()} is configured")
             if self.params is not None and changed:
                 with self._lock:
                     values = self._values | changed

@@ -5,7 +5,6 @@ gate decides, whether it could send (`cause`), and is then given what the gate l
 what makes its controller stand still, each tick again.
 """
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,7 +100,7 @@ def make(node: "RltNode", task: Any) -> list[Output]:
     if layout.gripper is not None:
         outputs.append(GripperOutput(node, layout, scale, book))
     if any(output.reads_joints for output in outputs):
-        node.subscribe(JointState, "driver/joint_states", book.add, qos.SENSOR)
+        node.subscribe(JointState, "driver/joint_states", lambda msg: book.add(msg, node.now_s()), qos.SENSOR)
     return outputs
 
 
@@ -151,7 +150,7 @@ class PoseOutput:
         position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)
         if not np.isfinite([*position, *quaternion]).all() or np.linalg.norm(quaternion) < 1e-6:
             raise ValueError(f"driver/pose is {position}, {quaternion}, expected finite numbers and a quaternion")
-        self.measured, self.measured_s = (position, quaternion), time.monotonic()
+        self.measured, self.measured_s = (position, quaternion), self.node.now_s()
 
     def cause(self, now_s: float) -> str:
         oldest_s = now_s - self.node.params.proprio_timeout_s
@@ -211,7 +210,7 @@ class JointOutput:
 
     def on_controller_state(self, msg: Any) -> None:
         self.error = tracking_error(self.names, msg.joint_names, msg.error.positions)
-        self.error_s = time.monotonic()
+        self.error_s = self.node.now_s()
 
     def cause(self, now_s: float) -> str:
         oldest_s = now_s - self.node.params.proprio_timeout_s

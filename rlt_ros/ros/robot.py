@@ -1,6 +1,5 @@
 """What a robot says of itself: its URDF and its joint states."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,17 +47,16 @@ class JointBook:
         self.names = tuple(names)
         self._known: dict[str, tuple[float, float]] = {}
 
-    def add(self, msg: JointState) -> None:
-        """Note the joints of a message; ValueError when it is malformed."""
+    def add(self, msg: JointState, now_s: float) -> None:
+        """Note the joints of a message received at `now_s`; ValueError when it is malformed."""
         if len(msg.position) != len(msg.name):
             raise ValueError(f"joint states have {len(msg.position)} positions for {len(msg.name)} names")
         found = {name: value for name, value in zip(msg.name, msg.position) if name in self.names}
         if not np.isfinite(list(found.values())).all():
             raise ValueError(f"joint states are not finite: {found}")
-        now_s = time.monotonic()
         self._known |= {name: (value, now_s) for name, value in found.items()}
 
     def values(self, names: Sequence[str], oldest_s: float) -> np.ndarray | None:
-        """Positions of `names` (rad or m), none received before monotonic time `oldest_s`; None when one is missing."""
+        """Positions of `names` (rad or m), none received before `oldest_s`; None when one is missing."""
         known = [self._known.get(name, (0.0, -np.inf)) for name in names]
         return np.array([value for value, _ in known]) if all(at >= oldest_s for _, at in known) else None

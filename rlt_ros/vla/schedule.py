@@ -10,6 +10,8 @@ from statistics import median
 
 import numpy as np
 
+from rlt_ros.core.chunks import Source
+
 
 @dataclass
 class FrameSet:
@@ -19,6 +21,7 @@ class FrameSet:
     stamp_ns: int
     images: dict[str, np.ndarray]  # uint8 [h, w, 3] RGB
     proprio: np.ndarray | None = None  # float32 [P]
+    driver: Source | None = None  # who drove the robot when it came; None: unknown
 
 
 class FrameJoiner:
@@ -96,7 +99,7 @@ class Schedule:
         self.chunk_steps = chunk_steps
         self.expect(latency_ticks)
         self._last_tick: int | None = None
-        self._interval = 1
+        self.interval = 1  # ticks from frame to frame
 
     def expect(self, ticks: int) -> None:
         """From now on a reference is there `ticks` after its frame, or is not used before."""
@@ -115,10 +118,10 @@ class Schedule:
     def is_full(self, tick: int) -> bool:
         """True when no later frame can be expected before the next tick that needs a reference."""
         if self._last_tick is not None and 0 < tick - self._last_tick < self.chunk_steps:
-            self._interval = tick - self._last_tick
+            self.interval = tick - self._last_tick
         self._last_tick = tick
         to_go = (self.phase - tick) % self.chunk_steps
-        return self.always or to_go < self._interval
+        return self.always or to_go < self.interval
 
 
 class Forecast:
@@ -214,6 +217,7 @@ class FrameQueue:
         self._others: deque[FrameSet] = deque(maxlen=keep)
         self._closed = False
         self._served = False  # one of the others, since the last reference
+        self._taken: list[int] = []  # ticks
         self.dropped = 0  # frames that nobody had time for
 
     def put(self, frame: FrameSet, full: bool) -> None:
@@ -241,17 +245,32 @@ class FrameQueue:
                 if self._full is not None:
                     full, self._full = self._full, None
                     self._served = False
+                    self._taken = [full.tick]
                     return full, []
                 if (most := room() if self._served else max(1, room())) > 0:
                     self._served = True
-                    return None, [self._others.popleft() for _ in range(min(most, len(self._others)))]
+                    others = [self._others.popleft() for _ in range(min(most, len(self._others)))]
+                    self._taken = [frame.tick for frame in others]
+                    return None, others
                 self._condition.wait_for(lambda: self._closed or self._full is not None, self.PATIENCE_S)
+
+    def done(self) -> None:
+        """What was taken is finished."""
+        with self._condition:
+            self._taken = []
+
+    def oldest(self) -> int | None:
+        """The earliest tick of a frame that waits or is not finished; None when there is none."""
+        with self._condition:
+            waiting = [frame.tick for frame in (self._full, *self._others) if frame is not None]
+            return min(self._taken + waiting, default=None)
 
     def open(self) -> None:
         """Start afresh, empty."""
         with self._condition:
             self._closed, self._full, self._served = False, None, False
             self._others.clear()
+            self._taken = []
 
     def close(self) -> None:
         """Let the worker go."""
