@@ -20,7 +20,10 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         person = "simulated" if robot == "sim" else "human"
     files = processes.parameter_files(Path(get_package_share_directory(processes.PACKAGE)), robot)
     session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
-    return [_node(p, files, processes.shared_parameters(session, given["task"]), namespace)
+    shared = processes.shared_parameters(session, given["task"])
+    if given["use_sim_time"]:
+        shared["use_sim_time"] = given["use_sim_time"] == "true"
+    return [_node(p, files, shared, namespace)
             for p in processes.select(robot, person)]
 
 
@@ -40,6 +43,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("robot", description="robot file: a path, a name from config/robots, or 'sim'"),
         DeclareLaunchArgument("session", default_value="", description="session folder; empty: nothing is stored"),
         DeclareLaunchArgument("task", default_value="", description="task file; empty: as in the parameter files"),
+        DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
+                              description="nodes follow /clock, and robot:=sim sets it and waits for them"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),

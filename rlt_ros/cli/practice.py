@@ -4,6 +4,7 @@ examples:
   rlt practice --task ethernet --episodes 60 --minutes 10
   rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
   rlt practice --session sessions/first --no-eval
+  rlt practice --speed 1            # on a slow or busy machine: time waits, so that no command comes late
 
 A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html
 and log/<node>.log. Ctrl-C ends cleanly and keeps it.
@@ -45,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)"
     )
+    parser.add_argument(
+        "--speed", type=float, metavar="X",
+        help="simulated time that waits for every node, at most X times real time; 0: as fast as they all keep up"
+        " (default: real time, as on a robot)",
+    )  # fmt: skip
     parser.add_argument("--no-eval", action="store_true", help="practise only, do not evaluate before and after")
     parser.add_argument(
         "--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)"
@@ -58,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.episodes < 1 or args.minutes <= 0 or args.eval_episodes < 1:
         raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
+    if args.speed is not None and args.speed < 0:
+        raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
@@ -118,7 +126,9 @@ def write_config(session: Path, args: argparse.Namespace, task) -> dict:
     known = config.setdefault("/**", {}).setdefault("ros__parameters", {})
     if source == path and known["task"] != args.task:
         raise ValueError(f"session {session} practises task '{known['task']}', not '{args.task}'; take another folder")
-    known |= {"task": args.task, "rate_hz": task.rate, "session": str(session)}
+    known |= {"task": args.task, "rate_hz": task.rate, "session": str(session), "use_sim_time": args.speed is not None}
+    if args.speed is not None:
+        own("sim_node")["realtime_factor"] = args.speed
     # A resumed session goes on with new scenes.
     own("sim_node")["seed"] = PRACTICE_SEED + 10_000 * args.seed + len(read_episodes(session))
     own("operator_node").update(

@@ -26,6 +26,7 @@ from rlt_ros.sim.task import load_task
 
 SLICE_EVERY_S = 0.005
 ASK_AT_MOST = 5
+BEHIND = 25  # transitions whose updates are still owed, from which on simulated time waits: a second of data
 IN_STATUS = ("critic_loss", "actor_loss", "q_mean", "anchor", "td_error", "prior_share")
 CURVES = (*IN_STATUS, "q_max", "critic_grad", "actor_grad")
 Q_TOLERANCE = 0.2  # returns are within [0, 1]; a Q further out than this is an alarm
@@ -91,11 +92,18 @@ class LearnerNode(RltNode):
         self.request = self.publish(UInt64, "replay/request", qos.EVENT)
         self.subscribe(TransitionMsg, "replay", self.on_transition, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        self.every(SLICE_EVERY_S, self.train)
-        self.every(1.0 / self.params.publish_hz, self.publish_weights)
-        self.every(1.0, self.report)
-        self.every(0.05, self.begin)
-        self.every(self.params.checkpoint_s, self.save)
+        for period_s, action in (
+            (SLICE_EVERY_S, self.train),
+            (1.0 / self.params.publish_hz, self.publish_weights),
+            (1.0, self.report),
+            (0.05, self.begin),
+            (self.params.checkpoint_s, self.save),
+        ):
+            self.every(period_s, action, wall=True)
+
+    def owed_ns(self) -> int | None:
+        behind = self.learner is not None and self.learner.due() > self.config.utd * BEHIND
+        return self.now_ns() + 1 if behind else None
 
     def on_deactivate_(self) -> None:
         self.save()

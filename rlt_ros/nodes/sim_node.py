@@ -61,7 +61,7 @@ class SimNode(RltNode):
             1.0, "with use_sim_time: simulated over real time at most; 0: as fast as the nodes can", low=0.0
         )
         patience_s: float = parameter(
-            2.0, "with use_sim_time: of real time, that a silent node is waited for", unit="s", low=0.1
+            2.5, "with use_sim_time: of real time, that a silent node is waited for", unit="s", low=0.1
         )
 
     def on_configure_(self) -> None:

@@ -95,6 +95,7 @@ class Snapshot:
     source: Source = Source.HOLD
     source_version: int = 0
     executed_s: float = -float("inf")
+    tick: int = 0  # of the newest command: the present, by the nodes' clock, which may be simulated
     history: tuple = ()  # of (episode, Outcome, critical ticks), oldest first
     learner: LearnerStatus | None = None
     learner_s: float = -float("inf")
@@ -123,10 +124,6 @@ class Snapshot:
 
     def seconds(self, ticks: int) -> float:
         return ticks * self.period_ns * 1e-9
-
-    def now_tick(self) -> int:
-        """Of the system's clock, by which the nodes count."""
-        return time.time_ns() // self.period_ns if self.period_ns else 0
 
 
 class Link:
@@ -286,6 +283,7 @@ class Link:
                 "source": Source(min(command.source, 3)),
                 "source_version": command.policy_version,
                 "executed_s": now_s,
+                "tick": command.tick,
             }
             if command.tick > 0:  # the stamp is that of the tick itself
                 changes["period_ns"] = round(stamp_ns(command.header.stamp) / command.tick)

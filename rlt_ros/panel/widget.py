@@ -213,7 +213,7 @@ class Panel(QtWidgets.QWidget):
         if not alive or s.start_tick < 0 or not s.period_ns or s.phase is Phase.IDLE:
             self.clock.show_("0.0 s", "no episode runs" if alive else "", "")
             return
-        end = s.end_tick if s.phase is Phase.ENDED else s.now_tick()
+        end = s.end_tick if s.phase is Phase.ENDED else s.tick
         total = max(0.0, s.seconds(end - s.start_tick))
         critical = (
             f"critical {max(0.0, s.seconds(end - s.critical_tick)):.1f} s" if s.critical_tick >= 0 else "approach"

@@ -9,12 +9,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-
-from rclpy.clock import Clock, JumpThreshold
-from rclpy.duration import Duration
 
 from rlt_ros.core.chunks import ControlClock
 
@@ -139,58 +135,41 @@ class TickLoop:
 
 
 class ClockedLoop:
-    """TickLoop by a simulated clock: whoever sets the clock calls `function(tick)`, as soon as its moment is reached.
+    """TickLoop by a simulated clock: whoever hears the clock calls `advance`, and that calls `function(tick)`.
 
     Attributes:
         next_ns: ROS time of the next call; None while stopped and before the clock is known.
     """
 
-    def __init__(self, function: Callable[[int], None], control: ControlClock, phase: float, clock: Clock,
-                 on_error: Callable[[BaseException], None], after: Callable[[], None] = lambda: None) -> None:
-        """`clock` is a node's, which follows /clock; `on_error` gets the exception that ends the loop; `after()` is
-        called when `next_ns` has changed."""
+    def __init__(self, function: Callable[[int], None], control: ControlClock, phase: float = 0.0) -> None:
         self.statistics = PeriodStatistics(control.period_ns * 1e-9)
         self.next_ns: int | None = None
         self._function = function
         self._schedule = TickSchedule(control, phase)
-        self._clock = clock
-        self._on_error = on_error
-        self._after = after
-        self._jumps: Any = None
+        self._running = False
         self._last: int | None = None
 
     def start(self) -> None:
-        """Follow the clock; a loop that runs already is left alone."""
-        if self._jumps is None:
+        """Follow the clock from the next `advance` on; a loop that runs already is left alone."""
+        if not self._running:
             self.statistics.reset()
-            self._last = None
-            any_change = JumpThreshold(min_forward=Duration(nanoseconds=1), min_backward=Duration(nanoseconds=-1),
-                                       on_clock_change=True)
-            self._jumps = self._clock.create_jump_callback(any_change, post_callback=lambda _jump: self._advance())
-            self._advance()
+            self._running, self._last = True, None
 
     def stop(self) -> None:
         """Follow it no longer."""
-        jumps, self._jumps, self.next_ns = self._jumps, None, None
-        if jumps is not None:
-            jumps.unregister()
+        self._running, self.next_ns = False, None
 
-    def _advance(self) -> None:
-        try:
-            now_ns = self._clock.now().nanoseconds
-            if now_ns == 0:  # nobody has set it yet
-                return
-            tick, due_ns = self._schedule.next(now_ns, self._last)
-            if self._last is None:
-                self._last = tick - 1  # this one is due, however far the clock jumps now
-            if due_ns <= now_ns:
-                self.statistics.record(now_ns * 1e-9, max(0, tick - self._last - 1))
-                self._last = tick
-                self._function(tick)
-                tick, due_ns = self._schedule.next(now_ns, tick)
-            if self._jumps is not None:  # the function may have stopped the loop
-                self.next_ns = due_ns
-                self._after()
-        except Exception as error:
-            self.stop()
-            self._on_error(error)
+    def advance(self, now_ns: int) -> None:
+        """The clock is at `now_ns`: call the function for the tick that is due, if any; older ones are skipped."""
+        if not self._running:
+            return
+        tick, due_ns = self._schedule.next(now_ns, self._last)
+        if self._last is None or tick <= self._last:  # a beginning, or a clock that was set back
+            self._last = tick - 1  # this one is due, however far the clock jumps now
+        if due_ns <= now_ns:
+            self.statistics.record(now_ns * 1e-9, max(0, tick - self._last - 1))
+            self._last = tick
+            self._function(tick)
+            tick, due_ns = self._schedule.next(now_ns, tick)
+        if self._running:  # the function may have stopped the loop
+            self.next_ns = due_ns

@@ -27,21 +27,24 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock as ClockMsg
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import ControlClock
 from rlt_ros.data.changes import record_change
 from rlt_ros.ros import parameters, priority, qos
-from rlt_ros.ros.conversions import header
+from rlt_ros.ros.conversions import header, stamp_ns
 from rlt_ros.ros.loop import ClockedLoop, TickLoop
 from rlt_ros.ros.parameters import ParameterError, SharedParameters
-from rlt_ros.ros.simulated_clock import FOREVER_NS, LEAVE
+from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE
 
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+_WALL = Clock(clock_type=ClockType.STEADY_TIME)
 _WARN_EVERY_S = 2.0  # a peer that sends garbage at 50 Hz must not fill the log
 
 
@@ -76,12 +79,13 @@ class RltNode(LifecycleNode):
         self.simulated_time = False
         self._leave: Any = None  # publisher, with simulated time
         self._left_ns: int | None = None  # the leave that was given last
+        self._clock_ns = 0  # what /clock said last, with simulated time
         self._heard: list[Any] = []  # subscriptions
         self._values = self._declare()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Not below "~": diagnostics have one well-known place (REP-107).
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(1.0, self._publish_diagnostics, clock=_WALL)
 
     # Hooks for the author of a node. Each may raise; the exception becomes the transition's failure.
 
@@ -130,7 +134,7 @@ class RltNode(LifecycleNode):
 
         def deliver(msg: Any) -> None:
             with self._lock:
-                if not (self.active or latched):
+                if not (self.active or latched) or self.before_time():
                     return
                 try:
                     callback(msg)
@@ -181,17 +185,21 @@ class RltNode(LifecycleNode):
         self.on_undo(lambda: self.destroy_client(client))
         return client
 
-    def every(self, period_s: float, callback: Callable[[], None]) -> Any:
-        """Call `callback()` every `period_s` seconds while active, in the executor."""
+    def every(self, period_s: float, callback: Callable[[], None], wall: bool = False) -> Any:
+        """Call `callback()` every `period_s` seconds while active, in the executor.
+
+        wall: of real time, also where time is simulated: for what is computed, not for what is waited for.
+        """
 
         def fire() -> None:
             with self._lock:
                 if self.active:
                     callback()
+                    self.give_leave()
 
         guarded = self._guard(fire)
         # rclpy hands a TimerInfo to a callback that takes arguments, as `guarded` does.
-        timer = self.create_timer(period_s, lambda: guarded())
+        timer = self.create_timer(period_s, lambda: guarded(), clock=_WALL if wall else None)
         self.on_undo(lambda: self.destroy_timer(timer))
         return timer
 
@@ -211,7 +219,7 @@ class RltNode(LifecycleNode):
                     callback(tick)
 
         if self.simulated_time:
-            loop = ClockedLoop(fire, self.control, phase, self.get_clock(), self.fail, self.give_leave)
+            loop = ClockedLoop(fire, self.control, phase)
         else:
             loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
         self._loops.append(loop)
@@ -226,14 +234,29 @@ class RltNode(LifecycleNode):
 
     def now_ns(self) -> int:
         """ROS time in ns."""
-        return self.get_clock().now().nanoseconds
+        # rclpy's own clock may skip what it has not come to yet: its subscription keeps the newest message only.
+        return self._clock_ns if self.simulated_time else self.get_clock().now().nanoseconds
 
     def now_s(self) -> float:
         """Seconds for time-outs: of a clock that nobody sets, or of ROS time when that is simulated."""
         return self.now_ns() * 1e-9 if self.simulated_time else time.monotonic()
 
-    def give_leave(self) -> None:
-        """Tell a simulated clock how far it may go; without one, nothing. For what a callback started in a thread."""
+    def _on_clock(self, msg: ClockMsg) -> None:
+        with self._lock:
+            self._clock_ns = stamp_ns(msg.clock)
+            for loop in self._loops:
+                loop.advance(self._clock_ns)
+            self.give_leave()
+
+    def before_time(self) -> bool:
+        """Time is simulated and nobody has set the clock yet: what comes now has no age."""
+        return self.simulated_time and self.now_ns() == 0
+
+    def give_leave(self, again: bool = False) -> None:
+        """Tell a simulated clock how far it may go; without one, nothing. For what a callback started in a thread.
+
+        again: say it even if it has been said, as a sign of life.
+        """
         if self._leave is None:
             return
         with self._lock:
@@ -241,7 +264,7 @@ class RltNode(LifecycleNode):
             if self.active and (owed_ns := self.owed_ns()) is not None:
                 moments.append(owed_ns - 1)
             until_ns = min(moments, default=FOREVER_NS)
-            if until_ns != self._left_ns and (moments or self._left_ns is not None):
+            if (again or until_ns != self._left_ns) and (moments or self._left_ns is not None):
                 self._left_ns = until_ns
                 self._leave.publish(header(until_ns, self.get_fully_qualified_name()))
 
@@ -285,12 +308,14 @@ class RltNode(LifecycleNode):
         self._values = {name: self.get_parameter(name).value for name in self._values}
         self.params = parameters.build(self.Parameters, self._values | self._undeclared(), self.get_name())
         self.control = ControlClock(self.params.rate_hz) if hasattr(self.params, "rate_hz") else None
-        self.simulated_time = bool(self.get_parameter("use_sim_time").value)
+        self.simulated_time, self._clock_ns = bool(self.get_parameter("use_sim_time").value), 0
         self._stage = "configure"
         try:
             if self.simulated_time:
                 self._leave, self._left_ns = self.publish(Header, LEAVE, qos.REPLAY), None
                 self.on_undo(lambda: setattr(self, "_leave", None))
+                clock = self.create_subscription(ClockMsg, CLOCK, self._guard(self._on_clock), qos.RECORD)
+                self.on_undo(lambda: self.destroy_subscription(clock))
             self.on_configure_()
         except BaseException:
             self._undo_all("configure")
@@ -426,6 +451,7 @@ class RltNode(LifecycleNode):
         return guarded
 
     def _publish_diagnostics(self) -> None:
+        self.give_leave(again=True)
         state = self._state_machine.current_state[1]
         with self._lock:
             values = self.on_diagnostics_() if self.params is not None else {}

@@ -34,11 +34,12 @@ class SimulatedClock:
     """
 
     def __init__(self, node, start_ns: int, patience_s: float, warn: Callable[[str], None]) -> None:  # noqa: ANN001
-        """patience_s: of real time, that a silent node is waited for; it may have died."""
+        """patience_s: of real time, that a silent node is waited for; it may have died. Nodes speak once a second."""
         self.now_ns = start_ns
         self.lost: set[str] = set()
         self._patience_s, self._warn = patience_s, warn
         self._leaves: dict[str, int] = {}  # node -> ROS time in ns
+        self._heard_s: dict[str, float] = {}  # node -> real time
         self._changed = threading.Condition()
         self._closed = False
         self._topic = node.publish(Clock, CLOCK, qos.SENSOR)
@@ -48,6 +49,7 @@ class SimulatedClock:
     def _on_leave(self, msg: Header) -> None:
         with self._changed:
             self._leaves[msg.frame_id] = stamp_ns(msg.stamp)
+            self._heard_s[msg.frame_id] = time.monotonic()
             self.lost.discard(msg.frame_id)
             self._changed.notify()
 
@@ -57,7 +59,6 @@ class SimulatedClock:
 
     def advance(self, to_ns: int) -> bool:
         """Take the clock to `to_ns`, as fast as everybody lets it; False when it was closed before."""
-        heard_s = time.monotonic()
         with self._changed:
             while self.now_ns < to_ns and not self._closed:
                 holding = {name: until for name, until in self._leaves.items() if name not in self.lost}
@@ -65,11 +66,11 @@ class SimulatedClock:
                 if next_ns > self.now_ns:
                     self.now_ns = next_ns
                     self._publish()
-                    heard_s = time.monotonic()
                 elif not self._changed.wait(REPEAT_S):
                     self._publish()
-                    if time.monotonic() - heard_s > self._patience_s:
-                        late = {name for name, until in holding.items() if until <= self.now_ns}
+                    oldest_s = time.monotonic() - self._patience_s
+                    late = {n for n, until in holding.items() if until <= self.now_ns and self._heard_s[n] < oldest_s}
+                    if late:
                         self.lost |= late
                         self._warn(f"simulated time goes on without {', '.join(sorted(late))}: silent for"
                                    f" {self._patience_s:g} s")

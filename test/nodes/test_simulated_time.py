@@ -238,14 +238,13 @@ def policy(token_dim: int) -> Actor:
     return actor
 
 
-@pytest.mark.parametrize("other", [0.5])
-def test_commands_are_the_same_however_fast_the_clock_runs(graph, peer, tmp_path, other):
+def test_commands_are_the_same_however_fast_the_clock_runs(graph, peer, tmp_path):
     heard = []
-    for factor in (0.0, other):
+    for factor in (0.0, 0.5):  # as fast as the nodes keep up, and half of real time
         with Run(graph, peer, tmp_path, factor) as run:
             heard.append(run.commands())
     fast, slow = heard
     assert sorted(fast) == list(range(209)) == sorted(slow), "a tick without a command"
     drivers = {source for source, _ in fast.values()}
     assert drivers >= {Source.HOLD, Source.VLA, Source.ACTOR, Source.HUMAN}
-    assert [tick for tick in fast if fast[tick] != slow[tick]] == []
+    assert {tick: (fast[tick], slow[tick]) for tick in fast if fast[tick] != slow[tick]} == {}

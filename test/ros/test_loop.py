@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from rlt_ros.core.chunks import ControlClock
-from rlt_ros.ros.loop import PeriodStatistics, TickLoop, TickSchedule
+from rlt_ros.ros.loop import ClockedLoop, PeriodStatistics, TickLoop, TickSchedule
 
 MS = 1_000_000
 CLOCK = ControlClock(50.0)
@@ -77,3 +77,30 @@ def test_loop_hands_over_the_exception_that_ends_it() -> None:
     loop.start()
     assert seen.wait(10.0) and isinstance(errors[0], ZeroDivisionError)
     loop.stop()
+
+
+def test_clocked_loop_ticks_when_the_clock_says_so_and_tells_when_it_is_next() -> None:
+    ticks: list[int] = []
+    loop = ClockedLoop(ticks.append, CLOCK, phase=0.5)
+    loop.advance(1000 * MS)
+    assert ticks == [] and loop.next_ns is None  # not started
+    loop.start()
+    loop.advance(1000 * MS)
+    assert ticks == [] and loop.next_ns == 1010 * MS
+    loop.advance(1009 * MS)
+    loop.advance(1010 * MS)
+    loop.advance(1010 * MS)  # the same again
+    assert ticks == [50] and loop.next_ns == 1030 * MS
+    loop.stop()
+    loop.advance(1030 * MS)
+    assert ticks == [50] and loop.next_ns is None
+
+
+def test_clocked_loop_skips_the_ticks_that_the_clock_jumped_over() -> None:
+    ticks: list[int] = []
+    loop = ClockedLoop(ticks.append, CLOCK)
+    loop.start()
+    for now in (1000, 1020, 1100, 500, 520):
+        loop.advance(now * MS)
+    assert ticks == [51, 55, 26]  # and starts afresh where it jumps back
+    assert loop.statistics.missed == 3

@@ -180,12 +180,6 @@ def test_wrong_type_and_range_fail_configure_by_name(graph) -> None:
     assert "parameter 'gain' is 3.0, expected float >= 0.0, <= 2.0" in node.configure_error
 
 
-def test_simulated_time_is_refused(graph) -> None:
-    node = graph.add(made(action_dim=4, use_sim_time=True))
-    node.trigger_configure()
-    assert "use_sim_time" in node.configure_error
-
-
 def test_configure_works_after_the_parameter_was_corrected(graph) -> None:
     node = graph.add(made())
     node.trigger_configure()
