@@ -78,10 +78,14 @@ def make(node: "RltNode", task: Any, book: JointBook) -> list[Output]:
     layout = ActionLayout.of(task.action_names, node.params.arm.joints)
     scale = np.asarray(task.action_scale, float)
     interface, gripper = node.params.interface, node.params.gripper.interface
+    joint_wise = interface in ("joint_trajectory", "forward_command")
+    if node.params.output.max_tracking_error and not joint_wise:
+        raise ParameterError(f"parameter 'output.max_tracking_error' is {node.params.output.max_tracking_error:g}, but "
+                             f"with interface '{interface}' no controller reports it; set it to 0, or use "
+                             "joint_trajectory")
     if interface == "chunk":
         return []
     has = f"task '{task.name}' has {len(task.action_names)}: {', '.join(task.action_names)}"
-    joint_wise = interface in ("joint_trajectory", "forward_command")
     if not layout.motion and not (joint_wise and layout.joints):
         also = " or one named as each of arm.joints" if joint_wise else ""
         raise ParameterError(f"interface '{interface}' takes the actions x, y, z and yaw{also}, {has}; "
