@@ -95,16 +95,16 @@ def middleware() -> Finding:
         if result.returncode:
             del os.environ["RMW_IMPLEMENTATION"]  # so that the checks below can be made
             why = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-            return Finding(FAIL, "middleware", f"RMW_IMPLEMENTATION={wanted}: {why}", "unset RMW_IMPLEMENTATION, or, with"
-                           f" ROS from the system, apt install ros-$ROS_DISTRO-{wanted.replace('_', '-')}")
+            return Finding(FAIL, "middleware", f"RMW_IMPLEMENTATION={wanted}: {why}", "unset RMW_IMPLEMENTATION, or,"
+                           f" with ROS from the system, apt install ros-$ROS_DISTRO-{wanted.replace('_', '-')}")
     from rclpy.utilities import get_rmw_implementation_identifier
 
     name = get_rmw_implementation_identifier()
     found = f"{name}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}, discovery " \
             f"{os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET').lower()}"
     if name != "rmw_fastrtps_cpp":
-        return Finding(WARN, "middleware", found, "export RMW_IMPLEMENTATION=rmw_fastrtps_cpp in every terminal: nothing"
-                       " else was measured")
+        return Finding(WARN, "middleware", found,
+                       "export RMW_IMPLEMENTATION=rmw_fastrtps_cpp in every terminal: nothing else was measured")
     return Finding(OK, "middleware", found)
 
 
@@ -196,8 +196,10 @@ def gamepad() -> Finding:
     """joy_node reads the event device of a pad, joy_linux the js device."""
     devices = sorted(INPUT.glob("js*"))
     if not devices:
-        return Finding(WARN, "gamepad", f"none at {INPUT}/js*", "to practise on a robot, plug one in (in Docker: --device"
-                       " /dev/input); the simulator has its own person")
+        return Finding(
+            WARN, "gamepad", f"none at {INPUT}/js*",
+            "to practise on a robot, plug one in (in Docker: --device /dev/input); the simulator has its own person"
+        )  # fmt: skip
     events = [INPUT / event.name for device in devices for event in INPUT_CLASS.glob(f"{device.name}/device/event*")]
     unreadable = [str(device) for device in [*devices, *events] if not os.access(device, os.R_OK)]
     if unreadable:
@@ -228,8 +230,11 @@ def realtime_priority() -> Finding:
     highest = next((priority for priority in (99, limit) if priority > 0 and _may_be_fifo(priority)), 0)
     if highest:
         return Finding(OK, "real-time priority", f"SCHED_FIFO up to {highest} is allowed (realtime_priority)")
-    return Finding(WARN, "real-time priority", "SCHED_FIFO is not allowed (realtime_priority); a robot on a busy machine"
-                   " gains from it", _allow("@realtime - rtprio 90", "--cap-add=SYS_NICE --ulimit rtprio=90"))
+    return Finding(
+        WARN, "real-time priority",
+        "SCHED_FIFO is not allowed (realtime_priority); a robot on a busy machine gains from it",
+        _allow("@realtime - rtprio 90", "--cap-add=SYS_NICE --ulimit rtprio=90")
+    )  # fmt: skip
 
 
 def locked_memory() -> Finding:

@@ -119,8 +119,10 @@ class Limits:
         missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         if missing:
             said = ", ".join(f"'{name}' is missing" for name in missing)
-            raise ValueError(f"limits: {said}; every limit must be set, in the task file under 'limits' or in the robot file"
-                             " under safety_node 'limits' (null in the task file where there is nothing to limit)")
+            raise ValueError(
+                f"limits: {said}; every limit must be set, in the task file under 'limits' or in the robot file"
+                " under safety_node 'limits' (null in the task file where there is nothing to limit)"
+            )
         return cls(**values)
 
 
@@ -181,8 +183,10 @@ class JointGuard:
         if self.direct:
             return
         if self._arm is None:
-            raise ValueError(f"joints: the task moves the tool ({', '.join(action_names)}); what that does to joints says"
-                             " the robot's URDF: set 'urdf'")
+            raise ValueError(
+                f"joints: the task moves the tool ({', '.join(action_names)}); what that does to joints says"
+                " the robot's URDF: set 'urdf'"
+            )
         if self.min_singular_value is None:
             raise ValueError("limits: 'min_singular_value' is missing; near a singularity the arm must slow down")
 
@@ -221,8 +225,8 @@ class SafetyGate:
       changed   deviation, range, velocity, step_change, acceleration, workspace, singularity, joint_velocity, force,
                 retreat, and joint_limit where actions move joints
     `reason` is the cause that holds the last tick, "" when it was not held; `detail` says more of it, "" when there is
-    no more.  `outside` may be set to a cause, and its detail, that holds for what the gate does not see: the controller's
-    own state.  Not thread-safe.
+    no more.  `outside` may be set to a cause, and its detail, that holds for what the gate does not see: the
+    controller's own state.  Not thread-safe.
     """
 
     CAUSES = (
@@ -355,8 +359,8 @@ class SafetyGate:
         """What the controller gets for `tick` and, as far as the candidate reaches, for the next BRIDGED_TICKS, should
         their own commands come late; zeros with source HOLD when anything is wrong.
 
-        now_s: monotonic clock.  proprio: float32 [P] now, joints: float64 [n] in the order of the guard's names; None when
-        missing or stale.
+        now_s: monotonic clock.  proprio: float32 [P] now, joints: float64 [n] in the order of the guard's names; None
+        when missing or stale.
         """
         chunk, self.detail = self._chunk, ""
         self.reason = self._why_hold(tick, now_s, proprio, joints)

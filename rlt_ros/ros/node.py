@@ -199,7 +199,7 @@ class RltNode(LifecycleNode):
         return loop
 
     def on_undo(self, action: Callable[[], Any]) -> None:
-        """Call `action()` when what the present hook makes is to be undone, without the lock: for threads and the like."""
+        """Call `action()` when what the present hook makes is to be undone, without the lock: for threads."""
         self._made[self._stage or "configure"].append(action)
 
     def now_ns(self) -> int:

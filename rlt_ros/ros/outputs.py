@@ -63,7 +63,7 @@ class Output(Protocol):
     """One controller."""
 
     def cause(self, now_s: float) -> tuple[str, str]:
-        """Why the gate must hold, one of its causes (`no_joints`, `tracking`, or ""), and more of it (monotonic time)."""
+        """Why the gate must hold, one of its causes (`no_joints`, `tracking`, ""), and more of it (monotonic time)."""
 
     def send(self, chunk: Chunk) -> None:
         """Command what the gate let through for chunk.tick; source HOLD: stand still."""
@@ -72,8 +72,8 @@ class Output(Protocol):
 def make(node: "RltNode", task: Any, book: JointBook) -> list[Output]:
     """The outputs of a node with the parameters interface, frame_id, output, gripper and proprio_timeout_s.
 
-    task: what the actions are (name, action_names, action_scale).  book: told which joints are wanted, and filled by the
-    node.  ParameterError when the parameters do not fit the interface.
+    task: what the actions are (name, action_names, action_scale).  book: told which joints are wanted, and filled by
+    the node.  ParameterError when the parameters do not fit the interface.
     """
     layout = ActionLayout.of(task.action_names, node.params.arm.joints)
     scale = np.asarray(task.action_scale, float)
@@ -143,8 +143,8 @@ class PoseOutput:
     def on_pose(self, msg: PoseStamped) -> None:
         if msg.header.frame_id not in ("", self.node.params.frame_id):
             raise ValueError(
-                f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in which "
-                "actions and targets are; set frame_id, or arm.urdf to compute the pose"
+                f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in "
+                "which actions and targets are; set frame_id, or arm.urdf to compute the pose"
             )
         p, q = msg.pose.position, msg.pose.orientation
         position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)

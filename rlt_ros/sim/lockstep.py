@@ -1,4 +1,4 @@
-"""One episode in one process, tick by tick, through the same core objects as the nodes: for the evaluator and for experiments.
+"""One episode in one process, tick by tick, through the same core objects as the nodes, for evaluation and experiments.
 
 Time is simulated: the VLA's answer to the frame of tick f is there at tick f + latency, as the schedule of the nodes
 promises, however long it takes here. With a latency of its own the VLA is as slow as that and does one frame at a time.
@@ -107,8 +107,8 @@ class LockStep:
     """
 
     def __init__(
-        self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0, seed: int = 0,
-        latency: int | None = None, wait: bool = False,
+        self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0,
+        seed: int = 0, latency: int | None = None, wait: bool = False,
     ):  # fmt: skip
         self.env, self.vla, self.timing, self.task = env, vla, timing, env.task
         self.period_s = 1.0 / self.task.rate
@@ -120,7 +120,9 @@ class LockStep:
         )  # fmt: skip
         if policy is not None:
             self.commander.offer_policy(policy, 1)
-        self.machine = EpisodeMachine(round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate))
+        self.machine = EpisodeMachine(
+            round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate)
+        )
         self.gate = SafetyGate(
             gate_limits(self.task), self.task.action_names, self.task.action_scale, self.period_s,
             latency_ticks=timing.latency_ticks, max_age_ticks=timing.max_age_ticks + timing.chunk_steps,

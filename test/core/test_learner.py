@@ -355,7 +355,11 @@ def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tm
     one.save(tmp_path / "l.ckpt")
     other.load(tmp_path / "l.ckpt")
     assert other.td3.beta == 3.0
-    for name, value, text in (("beta", -1.0, "expected 0.0 to 10.0"), ("beta", np.nan, "is nan"), ("tau", 0.1, "only beta")):
+    for name, value, text in (
+        ("beta", -1.0, "expected 0.0 to 10.0"),
+        ("beta", np.nan, "is nan"),
+        ("tau", 0.1, "only beta"),
+    ):
         with pytest.raises(ValueError, match=text):
             one.set(name, value)
 

@@ -255,7 +255,9 @@ def test_a_recorded_update_is_the_update_bit_for_bit(settings):
         if i == 4:
             recorded.beta = plain.beta = 1.5
             for method in (recorded, plain):  # what the recording was not made with
-                method.measure_inputs(torch.full((9, 3), 2.0), torch.rand(9, 4, generator=torch.Generator().manual_seed(i)))
+                method.measure_inputs(
+                    torch.full((9, 3), 2.0), torch.rand(9, 4, generator=torch.Generator().manual_seed(i))
+                )
         assert recorded.update(batch(seed=i)) == plain.update(batch(seed=i))
     assert recorded._critic_gradients.recorded and recorded._actor_gradients.recorded
     for name in ("actor", "critic", "target_actor", "target_critic"):

@@ -40,7 +40,7 @@ def gate(gates):
 
 @pytest.fixture
 def gates(start, peer):
-    """gates(**parameters): an active safety node; `drive()` sends proprioception and a candidate for the present tick."""
+    """gates(**parameters): an active safety node; `drive()` sends proprioception and a candidate of the tick."""
 
     def made(**parameters):  # noqa: ANN202
         return driven_by(peer, start(SafetyNode, **parameters))
