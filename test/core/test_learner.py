@@ -16,13 +16,7 @@ DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20,
                    warm_updates=4, warm_successes=0, max_backlog=100)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def transition(sequence):

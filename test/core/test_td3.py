@@ -11,13 +11,7 @@ from rlt_ros.core.td3 import TD3, TD3Config
 DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 SMALL = dict(hidden=(16, 16), batch_size=32, layer_norm=False)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch(n=32, seed=0, **kwargs):

@@ -19,13 +19,7 @@ from rlt_ros.sim.lockstep import LockStep, Timing
 from rlt_ros.sim.task import load_task
 from rlt_ros.vla.train import new_pi0
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
