@@ -1,8 +1,9 @@
-"""Measure the figures of docs/results.md: base policy, demonstrator, and practice with several seeds, then draw and tabulate them.
+"""Measure the figures of docs/results.md: base policy, demonstrator, practice with several seeds; draw and tabulate.
 
     . setup/env.sh && python3 bench/results.py --seeds 0 1 2 --minutes 10 --folder sessions/results
 
-What is there already is not measured again, so that it can be stopped and gone on with. Nothing else should run on the machine:
+What is there already is not measured again, so that it can be stopped and gone on with. Nothing else should run on the
+machine:
 practice is in real time.
 """
 
@@ -59,9 +60,14 @@ def evaluate(args, name: str, policy) -> dict:
 
 def write_table(found: dict) -> str:
     """Markdown, one row a policy."""
-    rows = ["| policy | success (95 % interval) | median ticks to success, critical phase | whole episode | successes in 10 min |", "|---|---|---|---|---|"]
+    rows = [
+        "| policy | success (95 % interval) | median ticks to success, critical phase | whole episode "
+        "| successes in 10 min |",
+        "|---|---|---|---|---|",
+    ]
     for name, r in found.items():
-        rate = f"{r['successes']}/{r['episodes']} = {100 * r['success_rate']:.0f} % ({100 * r['wilson_low']:.0f}-{100 * r['wilson_high']:.0f})"
+        rate = f"{r['successes']}/{r['episodes']} = {100 * r['success_rate']:.0f} %"
+        rate += f" ({100 * r['wilson_low']:.0f}-{100 * r['wilson_high']:.0f})"
         number = lambda v: "-" if v is None else f"{v:.0f}"  # noqa: E731
         rows.append(
             f"| {name} | {rate} | {number(r['median_steps_success'])} | {number(r['median_episode_steps_success'])} | "

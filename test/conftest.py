@@ -185,6 +185,17 @@ def quick() -> dict:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch in one thread: several wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def python() -> str:
     """The interpreter for tests that start processes."""
     return sys.executable

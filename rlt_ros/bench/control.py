@@ -20,7 +20,7 @@ TURNS = 2
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """A practice with all nodes as processes; with --learner, more of them in turns, its learner idle and at full load."""
+    """A practice with all nodes as processes; with --learner, more of them, its learner idle and at full load."""
     with tempfile.TemporaryDirectory() as folder:
         found = practise(args, args.session or Path(folder) / "session")
         turns: dict[str, list[dict]] = {"idle": [], "full": []}

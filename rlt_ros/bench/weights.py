@@ -129,7 +129,9 @@ def play(args: argparse.Namespace, folder: Path, supervisor) -> Moments:
     sent, rows, measured_from, deadline = began_tick, 0, None, time.monotonic() + START_S
     begin_ns = 0
     try:
-        while measured_from is None or time.monotonic() < measured_from + args.seconds or not measured(folder, begin_ns):
+        while (
+            measured_from is None or time.monotonic() < measured_from + args.seconds or not measured(folder, begin_ns)
+        ):
             executor.spin_once(0.002)
             now_ns = time.time_ns()
             tick = clock.tick(now_ns)

@@ -3,7 +3,7 @@
 examples:
   rlt demos record --task ethernet --episodes 400
   rlt demos inspect --task ethernet
-  rlt demos prior --task ethernet --episodes 20 --session sessions/demos   # then `prior: [sessions/demos]` of the learner
+  rlt demos prior --task ethernet --episodes 20 --session sessions/demos   # for the learner's `prior`
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import argparse
 from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("record", "inspect", "prior"), help="record, say what is in a folder, or write their transitions")
+    parser.add_argument(
+        "what",
+        choices=("record", "inspect", "prior"),
+        help="record, say what is in a folder, or write their transitions",
+    )
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
     parser.add_argument("--episodes", type=int, default=400)
@@ -43,7 +47,10 @@ def run(args: argparse.Namespace) -> int:
     episodes = list(track(demos.load(folder), "reading", transient=True))
     steps = np.array([len(e["action"]) for e in episodes if e["success"]])
     critical = np.array([len(e["action"]) - e["critical_tick"] for e in episodes if e["success"]])
-    print(f"{folder}: {len(episodes)} episodes, {len(steps)} successful, {sum(len(e['frame_tick']) for e in episodes)} pictures")
+    print(
+        f"{folder}: {len(episodes)} episodes, {len(steps)} successful,"
+        f" {sum(len(e['frame_tick']) for e in episodes)} pictures"
+    )
     if len(steps):
         print(f"median control steps: {np.median(steps):.0f} in all, {np.median(critical):.0f} in the critical phase")
     return 0
@@ -67,7 +74,9 @@ def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
     from rlt_ros.vla.traced import TracedVLA
 
     if args.session is None or (args.session / "journal").exists():
-        raise UsageError("`rlt demos prior` needs --session, a folder without a journal: a session is never written over")
+        raise UsageError(
+            "`rlt demos prior` needs --session, a folder without a journal: a session is never written over"
+        )
     vla, timing, clock, kind = TracedVLA(load(task.name)), Timing(), ControlClock(task.rate), "rlt_ros/msg/Transition"
     recorder = EpisodeRecorder(timing.chunk_steps, timing.stride, timing.latency_ticks, timing.max_age_ticks)
     journal = Journal(args.session / "journal", kind, ros2msg(kind))
@@ -81,5 +90,8 @@ def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
         start_tick += len(demo["action"]) + 1000 - len(demo["action"]) % timing.chunk_steps
     journal.close()
     skipped = ", ".join(f"{count} without {what}" for what, count in recorder.skipped.items())
-    print(f"{args.session}: {journal.next_sequence} transitions of {used} demonstrations" + (f"; {skipped}" if skipped else ""))
+    print(
+        f"{args.session}: {journal.next_sequence} transitions of {used} demonstrations"
+        + (f"; {skipped}" if skipped else "")
+    )
     return 0

@@ -13,15 +13,19 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 OK, WARN, FAIL = "ok", "warn", "fail"
+CGROUP, INPUT, INPUT_CLASS = Path("/sys/fs/cgroup"), Path("/dev/input"), Path("/sys/class/input")
+CAP_IPC_LOCK = 14  # linux/capability.h
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if finding.level != OK and finding.remedy:
             print(f"      -> {finding.remedy}")
     failed = [finding.name for finding in findings if finding.level == FAIL]
-    print(f"{len(failed)} required things fail: {', '.join(failed)}" if failed else "nothing required is missing")
+    print(f"required, and fails: {', '.join(failed)}" if failed else "nothing required is missing")
     if args.json:
         args.json.write_text(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n", encoding="utf-8")
     return 1 if failed else 0
@@ -82,13 +86,25 @@ def ros() -> Finding:
 
 
 def middleware() -> Finding:
+    """Before rclpy is loaded: a wrong RMW_IMPLEMENTATION ends the process that loads it."""
+    if importlib.util.find_spec("rclpy") is None:
+        return Finding(FAIL, "middleware", "none without rclpy", "see ros, below")
+    if wanted := os.environ.get("RMW_IMPLEMENTATION"):
+        code = "from rclpy.utilities import get_rmw_implementation_identifier as name; name()"
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        if result.returncode:
+            del os.environ["RMW_IMPLEMENTATION"]  # so that the checks below can be made
+            why = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+            return Finding(FAIL, "middleware", f"RMW_IMPLEMENTATION={wanted}: {why}", "unset RMW_IMPLEMENTATION, or,"
+                           f" with ROS from the system, apt install ros-$ROS_DISTRO-{wanted.replace('_', '-')}")
     from rclpy.utilities import get_rmw_implementation_identifier
 
     name = get_rmw_implementation_identifier()
     found = f"{name}, domain {os.environ.get('ROS_DOMAIN_ID', '0')}, discovery " \
             f"{os.environ.get('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET').lower()}"
     if name != "rmw_fastrtps_cpp":
-        return Finding(WARN, "middleware", found, "measured with RMW_IMPLEMENTATION=rmw_fastrtps_cpp only")
+        return Finding(WARN, "middleware", found,
+                       "export RMW_IMPLEMENTATION=rmw_fastrtps_cpp in every terminal: nothing else was measured")
     return Finding(OK, "middleware", found)
 
 
@@ -149,8 +165,14 @@ def torch() -> Finding:
     except ImportError as error:
         return Finding(FAIL, "torch", str(error), "run `make setup`, or pip install torch")
     device = library.cuda.get_device_name(0) if library.cuda.is_available() else "CPU only"
-    return Finding(OK, "torch", f"{library.__version__}, {device}, {library.get_num_threads()} threads"
-                                f" (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})")
+    threads, cpus = library.get_num_threads(), _cpus()
+    found = f"{library.__version__}, {device}, {threads} threads" \
+            f" (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+    if threads > cpus:
+        return Finding(WARN, "torch", f"{found} on {cpus} CPUs", f"export OMP_NUM_THREADS={cpus}: threads that wait for"
+                       " a processor slow each other down. Nodes that are launched have theirs from the table of"
+                       " processes, but rlt eval and rlt train have not")
+    return Finding(OK, "torch", found)
 
 
 def rendering() -> Finding:
@@ -171,35 +193,98 @@ def rendering() -> Finding:
 
 
 def gamepad() -> Finding:
-    devices = sorted(Path("/dev/input").glob("js*")) if Path("/dev/input").is_dir() else []
+    """joy_node reads the event device of a pad, joy_linux the js device."""
+    devices = sorted(INPUT.glob("js*"))
     if not devices:
-        return Finding(WARN, "gamepad", "none at /dev/input/js*",
-                       "needed to practise on a robot; the simulator has its own person")
-    unreadable = [str(device) for device in devices if not os.access(device, os.R_OK)]
+        return Finding(
+            WARN, "gamepad", f"none at {INPUT}/js*",
+            "to practise on a robot, plug one in (in Docker: --device /dev/input); the simulator has its own person"
+        )  # fmt: skip
+    events = [INPUT / event.name for device in devices for event in INPUT_CLASS.glob(f"{device.name}/device/event*")]
+    unreadable = [str(device) for device in [*devices, *events] if not os.access(device, os.R_OK)]
     if unreadable:
         return Finding(WARN, "gamepad", f"no right to read {', '.join(unreadable)}",
                        "sudo usermod -aG input $USER, then log in again")
+    from ament_index_python.packages import get_packages_with_prefixes
+
+    if "joy" not in get_packages_with_prefixes():
+        return Finding(WARN, "gamepad", f"{', '.join(map(str, devices))}, but no ROS package joy to read it",
+                       "apt install ros-$ROS_DISTRO-joy (the wheels have none)")
     return Finding(OK, "gamepad", ", ".join(map(str, devices)))
 
 
-def realtime() -> Finding:
-    """Limits that let control go before computing; not needed for 50 Hz on an idle machine."""
-    rtprio = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    memlock = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    nice = resource.getrlimit(resource.RLIMIT_NICE)[0]
-    locked = "unlimited" if memlock < 0 else f"{memlock >> 10} kB"
-    found = f"rtprio {rtprio}, memlock {locked}, lowest niceness {20 - nice}"
-    if os.geteuid() != 0 and (rtprio == 0 or (0 <= memlock < 2**26)):
-        return Finding(WARN, "real-time limits", found, "for a loaded robot: '@realtime - rtprio 90' and"
-                       " '@realtime - memlock unlimited' in /etc/security/limits.conf, then log in again")
-    return Finding(OK, "real-time limits", found)
+def scheduling() -> Finding:
+    """Without any rights, control interrupts computing at once on Linux 6.12 and newer (rlt_ros/ros/priority.py)."""
+    release = platform.release()
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    if version < (6, 12):
+        return Finding(WARN, "scheduling", f"Linux {release}: control waits for the kernel's tick before it interrupts"
+                       " computing", "Linux 6.12 or newer, or realtime_priority for the nodes that move the robot")
+    kind = "a real-time kernel" if Path("/sys/kernel/realtime").is_file() else "no real-time kernel, none is needed"
+    return Finding(OK, "scheduling", f"Linux {release}: control interrupts computing at once; {kind}")
+
+
+def realtime_priority() -> Finding:
+    """Try SCHED_FIFO in a thread that ends with it: limits, capabilities and sandboxes all have a say."""
+    limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
+    highest = next((priority for priority in (99, limit) if priority > 0 and _may_be_fifo(priority)), 0)
+    if highest:
+        return Finding(OK, "real-time priority", f"SCHED_FIFO up to {highest} is allowed (realtime_priority)")
+    return Finding(
+        WARN, "real-time priority",
+        "SCHED_FIFO is not allowed (realtime_priority); a robot on a busy machine gains from it",
+        _allow("@realtime - rtprio 90", "--cap-add=SYS_NICE --ulimit rtprio=90")
+    )  # fmt: skip
+
+
+def locked_memory() -> Finding:
+    """Whether mlockall of a whole node would pass: it wants all of its memory, hundreds of MB."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit == resource.RLIM_INFINITY or _has_capability(CAP_IPC_LOCK):
+        return Finding(OK, "locked memory", "mlockall is allowed without a limit (lock_memory)")
+    found = f"at most {limit / 2**20:.0f} MB can be locked, a node needs all of its memory (lock_memory)"
+    return Finding(WARN, "locked memory", found, _allow("@realtime - memlock unlimited", "--ulimit memlock=-1"))
+
+
+def _allow(line: str, docker: str) -> str:
+    return (f"only where a robot needs it: a line '{line}' in /etc/security/limits.d/realtime.conf, `sudo groupadd -f"
+            f" realtime && sudo usermod -aG realtime $USER`, then log in again; in Docker: {docker}")
+
+
+def _may_be_fifo(priority: int) -> bool:
+    allowed = []
+
+    def attempt() -> None:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))  # of this thread alone
+            allowed.append(True)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return bool(allowed)
+
+
+def _has_capability(bit: int) -> bool:
+    effective = re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return effective is not None and bool(int(effective[1], 16) >> bit & 1)
+
+
+def _cpus() -> int:
+    """Processors that this process may use; a container's quota counts."""
+    cpus, quota = len(os.sched_getaffinity(0)), CGROUP / "cpu.max"
+    if quota.is_file() and (numbers := quota.read_text().split())[0].isdigit():
+        cpus = min(cpus, max(1, round(int(numbers[0]) / int(numbers[1]))))
+    return cpus
 
 
 def machine() -> Finding:
     """Processors that this process may use, and memory; a container's limit counts."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = _cpus()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
+    limit = CGROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         memory = min(memory, int(text))
     found = f"{cpus} CPUs, {memory / 2**30:.1f} GiB memory, load {os.getloadavg()[0]:.1f}"
@@ -209,4 +294,5 @@ def machine() -> Finding:
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
-    python, machine, ros, middleware, messages, dds, shared_memory, torch, rendering, gamepad, realtime)
+    python, machine, middleware, ros, messages, dds, shared_memory, torch, rendering, gamepad, scheduling,
+    realtime_priority, locked_memory)

@@ -16,8 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--policy", default="base", help="base, demonstrator, or a session folder (default: base)")
     parser.add_argument("--episodes", type=int, default=50, help="default: 50")
-    parser.add_argument("--seed", type=int, default=0, help="which scenes; practice never uses any of them (default: 0)")
-    parser.add_argument("--checkpoint", default="", help="VLA checkpoint: shipped name or folder (default: the session's, or the task's)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="which scenes; practice never uses any of them (default: 0)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="",
+        help="VLA checkpoint: shipped name or folder (default: the session's, or the task's)",
+    )
     parser.add_argument("--json", type=Path, help="write the result there as well")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
 
@@ -30,7 +36,12 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     good = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[good]} successful"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[good]} successful"),
+    )
     with Progress(*columns, TimeRemainingColumn()) as bar:
         row = bar.add_task(f"eval {args.policy}", total=args.episodes, good=0)
 

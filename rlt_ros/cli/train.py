@@ -4,7 +4,7 @@ examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
   rlt train vla --task ethernet                       # then the VLA (35 minutes on two cores)
   rlt train token --task ethernet                     # and the RL token over it (8 minutes)
-  rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on what a session recorded
+  rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on recorded data
   rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256
 """
 
@@ -18,16 +18,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("vla", "token", "rl"), help="the VLA, the RL token over it, or an actor")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
-    parser.add_argument("--out", type=Path, help="checkpoint folder (default: the one that ships with the package); rl: a new session folder")
-    parser.add_argument("--scenes", type=int, default=20_000, help="pictures for the grounding stage and the probe (default: 20000)")
-    parser.add_argument("--minutes", type=float, nargs="+", help="vla: of each stage (12 13 10; 0 goes on without it); token: one number (8)")
-    parser.add_argument("--action-weight", type=float, default=1.0, help="token: weight of the action readout; 0 is the paper's loss")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="checkpoint folder (default: the one that ships with the package); rl: a new session folder",
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=20_000, help="pictures for the grounding stage and the probe (default: 20000)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        nargs="+",
+        help="vla: of each stage (12 13 10; 0 goes on without it); token: one number (8)",
+    )
+    parser.add_argument(
+        "--action-weight", type=float, default=1.0, help="token: weight of the action readout; 0 is the paper's loss"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--session", type=Path, metavar="DIR", help="rl: session whose transitions are learned from")
-    parser.add_argument("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
-    parser.add_argument("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's")
+    parser.add_argument(
+        "--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data"
+    )
+    parser.add_argument(
+        "--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
     out = args.out or CHECKPOINTS / task.name
-    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"), TimeRemainingColumn()) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"), TimeRemainingColumn()
+    ) as bar:
 
         def stage(name: str):
             row = bar.add_task(name, total=1, values="")
@@ -114,7 +135,12 @@ def train_rl(args: argparse.Namespace) -> int:
             learner.add_prior(transition)
     total = args.updates or round(hyper.utd * len(transitions))
     shown = ("critic_loss", "q_mean", "td_error", "anchor", "updates_per_s")
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[values]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as bar:
         row = bar.add_task(f"{len(transitions)} transitions", total=total, values="")
         # As in practice: the data grows, and each transition pays for its updates.
@@ -132,6 +158,9 @@ def train_rl(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         shutil.copyfile(path, args.out / "config.yaml")
-    print(f"{learner.updates} updates on {len(transitions)} transitions and {learner.buffer.kept} of prior data: {learner.save()}")
+    print(
+        f"{learner.updates} updates on {len(transitions)} transitions and {learner.buffer.kept} of prior data:"
+        f" {learner.save()}"
+    )
     print(f"evaluate it: rlt eval --task {task.name} --policy {args.out}")
     return 0

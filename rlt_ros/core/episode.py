@@ -39,8 +39,8 @@ class EpisodeMachine:
     A label can be taken back (`undo`) and given again until the episode is committed: by the next reset, or undo_ticks
     after the label.  Nothing is learned from an episode's end before that.
 
-    timeout_ticks: longest critical phase.  approach_timeout_ticks: longest approach.  reaction_ticks: by so much a person
-    presses later than it happened; labels count for the earlier tick.  All in control ticks.
+    timeout_ticks: longest critical phase.  approach_timeout_ticks: longest approach.  reaction_ticks: by so much a
+    person presses later than it happened; labels count for the earlier tick.  All in control ticks.
     Ticks of the current or last episode: start_tick, critical_tick, end_tick; -1 where not reached.
     """
 

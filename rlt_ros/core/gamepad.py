@@ -19,7 +19,8 @@ class Gamepad:
         dead_zone: stick range around zero that counts as zero, 0 to 1.
         timeout_s: without a reading for so long the dead-man counts as released.
         buttons: name of a request -> button index, -1 disables.
-        action_dim: actions of the task. Entries of `axes` beyond them are not used, actions beyond the entries are not steered
+        action_dim: actions of the task. Entries of `axes` beyond them are not used, actions beyond the entries are not
+        steered
             (0). None: one action an entry.
 
     Raises:

@@ -136,8 +136,8 @@ class Learner:
             self._next_sequence += 1
 
     def add_prior(self, transition: Transition) -> None:
-        """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the buffer
-        for good and no updates are owed for it.  ValueError on malformed ones and when it comes late."""
+        """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the
+        buffer for good and no updates are owed for it.  ValueError on malformed ones and when it comes late."""
         self.buffer.add(transition, keep=True)
         self._count_success(transition)
 

@@ -119,8 +119,10 @@ class Limits:
         missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in values]
         if missing:
             said = ", ".join(f"'{name}' is missing" for name in missing)
-            raise ValueError(f"limits: {said}; every limit must be set, in the task file under 'limits' or in the robot file"
-                             " under safety_node 'limits' (null in the task file where there is nothing to limit)")
+            raise ValueError(
+                f"limits: {said}; every limit must be set, in the task file under 'limits' or in the robot file"
+                " under safety_node 'limits' (null in the task file where there is nothing to limit)"
+            )
         return cls(**values)
 
 
@@ -181,23 +183,12 @@ class JointGuard:
         if self.direct:
             return
         if self._arm is None:
-            raise ValueError(f"joints: the task moves the tool ({', '.join(action_names)}); what that does to joints says"
-                             " the robot's URDF: set 'urdf'")
+            raise ValueError(
+                f"joints: the task moves the tool ({', '.join(action_names)}); what that does to joints says"
+                " the robot's URDF: set 'urdf'"
+            )
         if self.min_singular_value is None:
             raise ValueError("limits: 'min_singular_value' is missing; near a singularity the arm must slow down")
-
-    def read(self, names: Sequence[str], positions: Sequence[float]) -> np.ndarray:
-        """Positions float64 [n] out of a driver's joint states, in whatever order; ValueError names what is wrong."""
-        index = {name: i for i, name in enumerate(names)}
-        missing = [name for name in self.names if name not in index]
-        if missing:
-            raise ValueError(f"joint states have no {', '.join(missing)}; they have {', '.join(names) or 'no names'}")
-        if len(positions) != len(names):
-            raise ValueError(f"joint states have {len(positions)} positions for {len(names)} names")
-        joints = np.array([positions[index[name]] for name in self.names], dtype=np.float64)
-        if not np.isfinite(joints).all():
-            raise ValueError(f"joint states are not finite: {dict(zip(self.names, joints.tolist()))}")
-        return joints
 
     def at(self, joints: np.ndarray) -> tuple[np.ndarray, float]:
         """At these joints [n]: [n, A], rad or m that an action of 1 moves each in a tick, and the share of the speed
@@ -234,8 +225,8 @@ class SafetyGate:
       changed   deviation, range, velocity, step_change, acceleration, workspace, singularity, joint_velocity, force,
                 retreat, and joint_limit where actions move joints
     `reason` is the cause that holds the last tick, "" when it was not held; `detail` says more of it, "" when there is
-    no more.  `outside` may be set to a cause that holds for what the gate does not see: the controller's own state.  Not
-    thread-safe.
+    no more.  `outside` may be set to a cause, and its detail, that holds for what the gate does not see: the
+    controller's own state.  Not thread-safe.
     """
 
     CAUSES = (
@@ -303,7 +294,8 @@ class SafetyGate:
         self.rivals = ""  # who else sends candidates; "": nobody
         self.repeated = 0  # candidates for a tick that had one already, or older: two senders look so
         self.counts = {cause: 0 for cause in self.CAUSES}
-        self.reason = self.detail = self.outside = ""
+        self.reason = self.detail = ""
+        self.outside = "", ""
         self.stopped = False
         self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
         self._human_s = self._episode_s = -inf
@@ -367,8 +359,8 @@ class SafetyGate:
         """What the controller gets for `tick` and, as far as the candidate reaches, for the next BRIDGED_TICKS, should
         their own commands come late; zeros with source HOLD when anything is wrong.
 
-        now_s: monotonic clock.  proprio: float32 [P] now, joints: float64 [n] of JointGuard.read; None when missing or
-        stale.
+        now_s: monotonic clock.  proprio: float32 [P] now, joints: float64 [n] in the order of the guard's names; None
+        when missing or stale.
         """
         chunk, self.detail = self._chunk, ""
         self.reason = self._why_hold(tick, now_s, proprio, joints)
@@ -425,7 +417,8 @@ class SafetyGate:
         if self.watch_joints and (self.joints is None or joints is None):
             self.detail = "joint states are missing or too old" if self.joints else "no robot description yet"
             return "no_joints"
-        return self.outside
+        cause, self.detail = self.outside
+        return cause
 
     def _robot(self, proprio: np.ndarray, joints: np.ndarray | None) -> _Robot:
         limits, i = self.limits, self.limits.force_index

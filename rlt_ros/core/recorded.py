@@ -1,4 +1,4 @@
-"""A function of tensors without Python between its operations: the same numbers, in three quarters of the time on a CPU.
+"""A function of tensors without Python between its operations: the same numbers, in 3/4 of the time on a CPU.
 
 An update of these small networks is several hundred small operations, gradients included, and a good part of its time
 is Python calling them. A recording is the list of the operations, for inputs of the same shapes.

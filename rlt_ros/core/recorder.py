@@ -99,7 +99,7 @@ class EpisodeRecorder:
         self._over_since = None
 
     def hold_back(self, tick: int) -> None:
-        """The episode is over since `tick`, but how is not certain yet: nothing that the outcome touches is given out."""
+        """The episode is over since `tick`, how is not certain yet: nothing that the outcome touches is given out."""
         if self._recording and self._outcome is Outcome.NONE:
             self._over_since = tick
 

@@ -11,7 +11,8 @@ from rlt_ros.core.chunks import Source
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.transition import Transition
 
-# A state comes back as the next state of transitions a chunk earlier, or was one: so many newest states are looked through.
+# A state comes back as the next state of transitions a chunk earlier, or was one: so many newest states are looked
+# through.
 RECENT_STATES = 256
 # Tokens are stored in half precision: three digits, and half the memory of what is nearly all of it.
 TOKEN_DTYPE = torch.float16
@@ -21,8 +22,8 @@ LARGEST_TOKEN = float(torch.finfo(TOKEN_DTYPE).max)
 class ReplayBuffer:
     """A ring of transitions in preallocated tensors, behind those that are kept for good (`add(..., keep=True)`).
 
-    Memory is touched only as it is written: with a token of D numbers about 2 D + 600 bytes a transition.  `gamma` is the
-    discount per control tick: the return of the chunk and gamma^n are computed once, on adding.
+    Memory is touched only as it is written: with a token of D numbers about 2 D + 600 bytes a transition.  `gamma` is
+    the discount per control tick: the return of the chunk and gamma^n are computed once, on adding.
     """
 
     def __init__(self, capacity: int, dims: Dims, gamma: float = 0.99):
@@ -73,12 +74,16 @@ class ReplayBuffer:
             if not np.isfinite(value).all():
                 raise ValueError(f"transition {transition.sequence}: {name} is not finite")
             if name.endswith("token") and np.abs(value).max() > LARGEST_TOKEN:
-                raise ValueError(f"transition {transition.sequence}: {name} reaches {np.abs(value).max():.3g}, expected at"
-                                 f" most {LARGEST_TOKEN:g}; scale the token")
+                raise ValueError(
+                    f"transition {transition.sequence}: {name} reaches {np.abs(value).max():.3g}, expected at"
+                    f" most {LARGEST_TOKEN:g}; scale the token"
+                )
             values[name] = value
         if keep and (self._added != self.kept or self.kept + 1 >= self.capacity):
-            raise ValueError(f"transition {transition.sequence}: prior data comes before everything else and leaves room;"
-                             f" {self._added} transitions are stored, the capacity is {self.capacity}")
+            raise ValueError(
+                f"transition {transition.sequence}: prior data comes before everything else and leaves room;"
+                f" {self._added} transitions are stored, the capacity is {self.capacity}"
+            )
         row = self._added if self._added < self.capacity else \
             self.kept + (self._added - self.kept) % (self.capacity - self.kept)
         if self._added >= self.capacity:
@@ -151,7 +156,9 @@ class ReplayBuffer:
             if len(self._prior_rows):
                 rows[:n_prior] = self._prior_rows[rows[:n_prior] % len(self._prior_rows)]
         flat = self.dims.flat_action
-        numbers, reference, action, next_reference = self._rows.index_select(0, rows).split((3, flat, flat, flat), dim=1)
+        numbers, reference, action, next_reference = self._rows.index_select(0, rows).split(
+            (3, flat, flat, flat), dim=1
+        )
         slots = self._states.index_select(0, rows).t().reshape(-1)  # the states, then the next ones
         token, next_token = self._tokens.index_select(0, slots).float().chunk(2)
         proprio, next_proprio = self._proprios.index_select(0, slots).chunk(2)

@@ -1,7 +1,7 @@
 """The RL token: a compact readout of a frozen VLA's final-layer embeddings (arXiv 2604.23073, section on the RL token).
 
-A small transformer reads the embeddings with a learned token appended, and its output there is the RL token, z_rl. It is trained
-by making a decoder rebuild the embeddings from it, one after another; the decoder is thrown away afterwards.
+A small transformer reads the embeddings with a learned token appended, and its output there is the RL token, z_rl. It
+is trained by making a decoder rebuild the embeddings from it, one after another; the decoder is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """Sizes and training of the RL token. The paper leaves encoder and decoder sizes open; 2 layers are what others use."""
+    """Sizes and training of the RL token. The paper leaves the sizes open; 2 layers are what others use."""
 
     embedding_dim: int = 96  # width of the VLA's final-layer embeddings, and of z_rl
     tokens: int = 128  # M, image tokens of all cameras
@@ -25,9 +25,10 @@ class TokenConfig:
     heads: int = 4
     feedforward: int = 192
     action_values: int = 200  # H * A numbers of the VLA's action chunk, for the action readout
-    context_dropout: float = 0.9  # share of the decoder's inputs that is hidden: without it, neighbours tell the decoder
+    # Share of the decoder's inputs that is hidden: without it, neighbours tell the decoder
+    context_dropout: float = 0.9
     # enough and it ignores z_rl
-    action_weight: float = 1.0  # weight of rebuilding the demonstrated action chunk from z_rl; 0 is the paper's loss alone
+    action_weight: float = 1.0  # weight of rebuilding the demonstrated chunk from z_rl; 0 is the paper's loss alone
 
 
 class RLToken(nn.Module):
@@ -39,7 +40,9 @@ class RLToken(nn.Module):
         layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
             c.embedding_dim, c.heads, c.feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        stack = lambda: nn.TransformerEncoder(layer(), c.layers, nn.LayerNorm(c.embedding_dim), enable_nested_tensor=False)  # noqa: E731
+        stack = lambda: nn.TransformerEncoder(  # noqa: E731
+            layer(), c.layers, nn.LayerNorm(c.embedding_dim), enable_nested_tensor=False
+        )
         self.e_rl = nn.Parameter(torch.randn(1, 1, c.embedding_dim) * 0.02)
         self.position = nn.Parameter(torch.randn(1, c.tokens + 1, c.embedding_dim) * 0.02)
         self.encoder = stack()
@@ -62,8 +65,10 @@ class RLToken(nn.Module):
         x = torch.cat([z, self.e_rl.expand(len(z), -1, -1)], 1) + self.position
         return self.encoder(x)[:, -1]
 
-    def decode(self, z_rl: Tensor, target: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """h(d([z_rl, z_1..M-1])) under a causal mask: [B, M, E], teacher-forced with ``target`` [B, M, E] (normalised)."""
+    def decode(
+        self, z_rl: Tensor, target: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """h(d([z_rl, z_1..M-1])) under a causal mask: [B, M, E], teacher-forced with ``target`` of that shape."""
         context = target[:, :-1]
         if dropout:
             keep = torch.rand(context.shape[:2], generator=generator)[..., None] >= dropout
@@ -72,7 +77,7 @@ class RLToken(nn.Module):
         return self.head(self.decoder(x, mask=self.causal))
 
     def loss(self, embeddings: Tensor, actions: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
-        """L_ro of Algorithm 1 (mean over tokens and widths), plus the action readout where ``actions`` [B, H*A] are given."""
+        """L_ro of Algorithm 1 (mean over tokens and widths), plus the action readout with ``actions`` [B, H*A]."""
         target = self.normalise(embeddings).detach()
         z_rl = self.encode(embeddings.detach())
         reconstruction = (self.decode(z_rl, target, self.config.context_dropout) - target).square().mean()

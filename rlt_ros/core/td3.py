@@ -32,7 +32,7 @@ class TD3Config:
     tau: float = 0.005  # step of the target networks, each policy_delay updates (TD3)
     # actor
     beta: float = 0.2  # weight of the anchor, the MEAN square over the chunk, against Q in [0, 1] (ours: 0.1..0.3)
-    beta_start: float = 0.0  # weight of the anchor before the first update, 0: beta throughout (ours, see anchor_weight)
+    beta_start: float = 0.0  # weight of the anchor before the first update, 0: beta (ours, see anchor_weight)
     beta_updates: int = 8000  # updates after which beta_start has become beta (ours)
     dropout: float = 0.5  # share of samples whose reference the actor does not see, in training only (paper)
     policy_delay: int = 2  # critic updates per actor update (paper, TD3)
@@ -88,7 +88,9 @@ class TD3Config:
         known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:
-                raise ValueError(f"learner: unknown key '{key}', expected one of {', '.join(sorted(known | {'preset'}))}")
+                raise ValueError(
+                    f"learner: unknown key '{key}', expected one of {', '.join(sorted(known | {'preset'}))}"
+                )
         return cls(**PRESETS[preset] | values)
 
 
@@ -106,7 +108,8 @@ ACTOR_FIGURES = ("actor_loss", "anchor", "actor_grad")
 # What of a batch each gradient reads.
 _OF_ACTOR = ("token", "proprio", "reference")
 _OF_CRITIC = (
-    "token", "proprio", "action", "next_token", "next_proprio", "next_reference", "chunk_return", "discount", "terminated",
+    "token", "proprio", "action", "next_token", "next_proprio", "next_reference", "chunk_return", "discount",
+    "terminated",
 )
 
 
@@ -164,7 +167,8 @@ class TD3:
         """One critic update and, every policy_delay-th time, one of the actor and the targets.
 
         batch: as ReplayBuffer.sample, on `device`.  Returns critic_loss, q_mean, q_max, target_mean, td_error (mean
-        distance of Q to its target), critic_grad (norm before clipping), and of the newest actor update actor_loss, anchor, actor_grad.
+        distance of Q to its target), critic_grad (norm before clipping), and of the newest actor update actor_loss,
+        anchor, actor_grad.
         """
         metrics = self._update_critic(batch)
         self.updates += 1
@@ -222,7 +226,7 @@ class TD3:
         return target.clamp(0.0, 1.0) if self.config.clip_targets else target
 
     def _of_critic_loss(self, v: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics: its gradients, then what CRITIC_FIGURES names."""
+        """L_Q(psi) = E_b[ (Q^ - Q_psi(x, a))^2 ], summed over the critics: gradients, then CRITIC_FIGURES."""
         target = self._target(v)  # [B]
         psi = self._learned("critic", v)
         q = self._call("critic", v | psi, v["token"], v["proprio"], v["action"])  # [N, B]
@@ -230,11 +234,12 @@ class TD3:
         loss = error.square().mean(1).sum()
         gradients = torch.autograd.grad(loss, list(psi.values()))
         q, error = q.detach(), error.detach()
-        figures = loss.detach(), q.mean(), q.max(), target.mean(), error.abs().mean(), nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
+        figures = loss.detach(), q.mean(), q.max(), target.mean(), error.abs().mean(), norm
         return *gradients, torch.stack(figures)
 
     def _of_actor_loss(self, v: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros): its gradients and figures.
+        """L_pi(theta) = E_b[ -Q_psi(x, a) + beta |a - ref|^2 ],  a = pi_theta(x, ref or zeros): gradients and figures.
 
         |.|^2 is the mean over the chunk.  The anchor is the true reference even where the actor did not see it.
         Young critics promise values over 1 for actions never tried; with clip_targets there is no gradient towards

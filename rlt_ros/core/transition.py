@@ -1,4 +1,4 @@
-"""What is learned from: one state of the critical phase, what was done, what came of it. Imports no torch, unlike replay."""
+"""What is learned from: one state of the critical phase, what was done, what came of it. Imports no torch."""
 from __future__ import annotations
 
 from dataclasses import dataclass

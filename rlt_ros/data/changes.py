@@ -10,7 +10,7 @@ FILE = "changes.jsonl"
 
 
 def record_change(session: str | Path, node: str, name: str, value: object) -> None:
-    """Note that `node` goes on with another `value` of the parameter `name`; without a session ("") nothing is noted."""
+    """Note that `node` goes on with another `value` of the parameter `name`; without a session ("") nothing is."""
     if not str(session):
         return
     with (Path(session) / FILE).open("a", encoding="utf-8") as file:

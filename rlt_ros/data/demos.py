@@ -1,7 +1,7 @@
 """Recorded demonstrations: one ``.npz`` an episode.
 
-``images`` uint8 [F, cameras, S, S, 3], taken at ``frame_tick`` [F]; ``proprio`` float32 [T, P] and ``action`` float32 [T, A]
-(normalised, what was executed from that proprioception on) at every tick; ``success`` and ``critical_tick``.
+``images`` uint8 [F, cameras, S, S, 3], taken at ``frame_tick`` [F]; ``proprio`` float32 [T, P] and ``action`` float32
+[T, A] (normalised, what was executed from that proprioception on) at every tick; ``success`` and ``critical_tick``.
 """
 
 from __future__ import annotations

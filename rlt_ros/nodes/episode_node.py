@@ -27,7 +27,9 @@ class EpisodeNode(RltNode):
         critical_timeout_s: float = parameter(0.0, "longest critical phase; 0: as in the task file", unit="s", low=0.0)
         approach_timeout_s: float = parameter(0.0, "longest approach; 0: as in the task file", unit="s", low=0.0)
         undo_s: float = parameter(3.0, "a label can be taken back for so long, or until the reset", unit="s", low=0.0)
-        reaction_s: float = parameter(0.0, "labels count for so much earlier than the press", unit="s", low=0.0, high=1.0)
+        reaction_s: float = parameter(
+            0.0, "labels count for so much earlier than the press", unit="s", low=0.0, high=1.0
+        )
 
     def on_configure_(self) -> None:
         task, p = load_task(self.params.task), self.params

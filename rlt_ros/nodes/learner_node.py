@@ -261,7 +261,9 @@ class LearnerNode(RltNode):
         if q > 1.0 + Q_TOLERANCE or low < -Q_TOLERANCE:
             return f"Q is out of range: mean {low:.2f}, largest {q:.2f}, returns are within [0, 1]"
         if anchor > ANCHOR_ALARM:
-            return f"the actor is far from the reference: mean square {anchor:.2f}, more than {ANCHOR_ALARM}; raise beta"
+            return (
+                f"the actor is far from the reference: mean square {anchor:.2f}, more than {ANCHOR_ALARM}; raise beta"
+            )
         silent_s = self.now_s() - self.heard_s
         if self.score.phase == Phase.CRITICAL and silent_s > self.params.stale_s:
             return f"no transition for {silent_s:.0f} s although the critical phase is on; is replay_node alive?"

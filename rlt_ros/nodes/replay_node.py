@@ -121,7 +121,8 @@ class ReplayNode(RltNode):
         self.source = chunk.source
 
     def on_episode(self, msg: EpisodeState) -> None:
-        if self.labelled is not None and (msg.episode, msg.start_tick) != (self.labelled.episode, self.labelled.start_tick):
+        labelled = self.labelled
+        if labelled is not None and (msg.episode, msg.start_tick) != (labelled.episode, labelled.start_tick):
             self.commit()
         if not self.recorded(msg):
             self.lose_episode()  # the one before, when its outcome was never heard

@@ -14,7 +14,7 @@ from rlt_ros.ros import outputs, qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, header, proprio_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
-from rlt_ros.ros.robot import DESCRIPTION, urdf_text
+from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
 from rlt_ros.sim.task import load_task
 
 # What the operator reads while one of these holds the robot; the others are part of every session.
@@ -22,7 +22,7 @@ EXPLAIN = {
     "two_publishers": "two nodes send on command/candidate: stop one of them",
     "teleop_lost": "a person steers, but human/command is silent: is teleop_node alive?",
     "episode_lost": "an episode runs, but episode/state is silent: is episode_node alive?",
-    "no_joints": "joints are watched, but not known: see driver/joint_states and the robot description",
+    "no_joints": "where the robot's joints or its tool are is not known: is its driver alive?",
     "no_reference": "the actor moves without a reference to compare it with: is vla_node alive?",
     "joint_limit": "a joint would come too near to its limit",
     "tracking": "the robot is far from where it was told to go: is it blocked, or its controller stopped?",
@@ -78,8 +78,7 @@ class SafetyNode(RltNode):
             max_age_ticks=max(p.max_age_ticks, p.latency_ticks) + p.chunk_steps,
             episode_timeout_s=p.episode_timeout_s,
         )
-        self.joints: np.ndarray | None = None
-        self.joints_s = -np.inf
+        self.book = JointBook(self.watched)
         self.described = self.unusable = ""  # the robot description in use; why the one that came cannot be
         given = [f"limits.{key}" for key in p.limits if key.startswith("joint_")]
         if given and not p.arm.joints:
@@ -87,7 +86,7 @@ class SafetyNode(RltNode):
         if self.watched and p.arm.urdf != DESCRIPTION:
             self.watch(urdf_text(p.arm.urdf))
         self.action_dim = task.action_dim
-        self.outputs = outputs.make(self, task)
+        self.outputs = outputs.make(self, task, self.book)
         self.proprio: np.ndarray | None = None
         self.proprio_s = -np.inf
         self.proprio_tick = -1
@@ -100,10 +99,10 @@ class SafetyNode(RltNode):
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        if self.watched:
+        if self.book.names:
             self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
-            if p.arm.urdf == DESCRIPTION:
-                self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
+        if self.watched and p.arm.urdf == DESCRIPTION:
+            self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
         self.trigger("safety/stop", self.on_stop)
         self.trigger("safety/release", self.on_release)
         self.every_tick(self.on_watchdog, self.params.watchdog_phase)
@@ -152,14 +151,18 @@ class SafetyNode(RltNode):
         self.described = msg.data
 
     def on_joint_states(self, msg: JointState) -> None:
-        if self.gate.joints is None:  # no description yet
-            return
         try:
-            self.joints = self.gate.joints.read(msg.name, msg.position)
+            self.book.add(msg, self.now_s())
+            if lacking := self.lacking():
+                has = ", ".join(msg.name) or "no names"
+                raise ValueError(f"joint states have no {', '.join(lacking)}; they have {has}")
         except ValueError:
             self.gate.refuse("wrong_joints")
             raise
-        self.joints_s = self.now_s()
+
+    def lacking(self) -> list[str]:
+        """The joints that are wanted and too old."""
+        return self.book.lacking(self.now_s() - self.params.proprio_timeout_s)
 
     def look_for_rivals(self) -> None:
         """Who sends candidates beside the actor: another node by its name, another of the same name by what it sends.
@@ -193,10 +196,12 @@ class SafetyNode(RltNode):
 
     def step(self, tick: int) -> None:
         now_s = self.now_s()
-        self.gate.outside = next(filter(None, [output.cause(now_s) for output in self.outputs]), "")
+        causes = [output.cause(now_s) for output in self.outputs]
+        self.gate.outside = next((found for found in causes if found[0]), ("", ""))
         oldest_s = now_s - self.params.proprio_timeout_s
         proprio = self.proprio if self.proprio_s >= oldest_s else None
-        self.send(self.gate.step(tick, now_s, proprio, self.joints if self.joints_s >= oldest_s else None))
+        joints = self.book.values(self.watched, oldest_s) if self.watched else None
+        self.send(self.gate.step(tick, now_s, proprio, joints))
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
@@ -235,8 +240,11 @@ class SafetyNode(RltNode):
 
     def on_diagnostics_(self) -> dict:
         reason, detail = self.gate.reason, self.gate.detail
-        if reason == "no_joints" and self.gate.joints is None:
+        if reason == "no_joints" and self.watched and self.gate.joints is None:
             detail = self.unusable or f"no robot description on {DESCRIPTION} yet"
+        elif reason == "no_joints":
+            lacking = ", ".join(self.lacking())
+            detail = f"driver/joint_states has no {lacking}" if lacking else detail or "nothing on driver/joint_states"
         self.problem = f"{EXPLAIN[reason]}{f' ({detail})' if detail else ''}" if reason in EXPLAIN else ""
         counted = {f"gate_{cause}": count for cause, count in self.gate.counts.items() if count}
         return {"holding": reason, "holding_detail": detail, "estop": self.gate.stopped} | counted

@@ -37,7 +37,7 @@ class SimNode(RltNode):
     """Step a task's environment in real time, once a control tick.
 
     At `phase` of tick t it executes the action for t; what comes out is the state at the start of tick t + 1 and is
-    stamped so. Pictures are drawn in another thread where the environment can be drawn later, after the state where not.
+    stamped so. Pictures are drawn in another thread where the environment can be drawn later, else after the state.
 
     With use_sim_time it sets /clock, and time waits for every node (rlt_ros/ros/simulated_clock.py).
 

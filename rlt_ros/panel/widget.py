@@ -56,7 +56,7 @@ CAUSES = {
     "teleop_lost": "ticks held: the gamepad's node fell silent while somebody steered",
     "episode_lost": "ticks held: the episode's node fell silent",
     "no_proprio": "ticks held: no fresh proprioception",
-    "no_joints": "ticks held: no fresh joint positions, or no robot description",
+    "no_joints": "ticks held: no fresh word of the joints or of their controller, or no robot description",
     "no_reference": "ticks held: no reference to compare the actor with",
     "force": "ticks held or changed: the force was over its limit",
     "retreat": "ticks changed: the arm backed off from a force",

@@ -209,8 +209,8 @@ class RltNode(LifecycleNode):
 
         It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
         short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long
-        ticks: messages are received meanwhile, and the node itself guards what both sides touch. With simulated time the
-        executor calls it, when /clock says so.
+        ticks: messages are received meanwhile, and the node itself guards what both sides touch. With simulated time
+        the executor calls it, when /clock says so.
         """
 
         def fire(tick: int) -> None:
@@ -229,7 +229,7 @@ class RltNode(LifecycleNode):
         return loop
 
     def on_undo(self, action: Callable[[], Any]) -> None:
-        """Call `action()` when what the present hook makes is to be undone, without the lock: for threads and the like."""
+        """Call `action()` when what the present hook makes is to be undone, without the lock: for threads."""
         self._made[self._stage or "configure"].append(action)
 
     def now_ns(self) -> int:

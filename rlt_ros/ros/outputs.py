@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseStamped, TwistStamped
-from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -62,25 +61,30 @@ class GripperParameters:
 class Output(Protocol):
     """One controller."""
 
-    def cause(self, now_s: float) -> str:
-        """Why the gate must hold, one of its causes: `no_joints`, `tracking`, or "" (monotonic time)."""
+    def cause(self, now_s: float) -> tuple[str, str]:
+        """Why the gate must hold, one of its causes (`no_joints`, `tracking`, ""), and more of it (monotonic time)."""
 
     def send(self, chunk: Chunk) -> None:
         """Command what the gate let through for chunk.tick; source HOLD: stand still."""
 
 
-def make(node: "RltNode", task: Any) -> list[Output]:
+def make(node: "RltNode", task: Any, book: JointBook) -> list[Output]:
     """The outputs of a node with the parameters interface, frame_id, output, gripper and proprio_timeout_s.
 
-    task: what the actions are (name, action_names, action_scale).  ParameterError when they do not fit the interface.
+    task: what the actions are (name, action_names, action_scale).  book: told which joints are wanted, and filled by
+    the node.  ParameterError when the parameters do not fit the interface.
     """
     layout = ActionLayout.of(task.action_names, node.params.arm.joints)
     scale = np.asarray(task.action_scale, float)
     interface, gripper = node.params.interface, node.params.gripper.interface
+    joint_wise = interface in ("joint_trajectory", "forward_command")
+    if node.params.output.max_tracking_error and not joint_wise:
+        raise ParameterError(f"parameter 'output.max_tracking_error' is {node.params.output.max_tracking_error:g}, but "
+                             f"with interface '{interface}' no controller reports it; set it to 0, or use "
+                             "joint_trajectory")
     if interface == "chunk":
         return []
     has = f"task '{task.name}' has {len(task.action_names)}: {', '.join(task.action_names)}"
-    joint_wise = interface in ("joint_trajectory", "forward_command")
     if not layout.motion and not (joint_wise and layout.joints):
         also = " or one named as each of arm.joints" if joint_wise else ""
         raise ParameterError(f"interface '{interface}' takes the actions x, y, z and yaw{also}, {has}; "
@@ -88,8 +92,6 @@ def make(node: "RltNode", task: Any) -> list[Output]:
     if (layout.gripper is None) != (gripper == "none"):
         raise ParameterError(f"parameter 'gripper.interface' is '{gripper}', but {has}; expected "
                              f"{'none' if layout.gripper is None else 'joint_trajectory or forward_command'}")
-    names = [*node.params.arm.joints, *([node.params.gripper.joint] if layout.gripper is not None else [])]
-    book = JointBook(names)
     outputs: list[Output] = []
     if interface == "twist":
         outputs.append(TwistOutput(node, layout, scale))
@@ -99,23 +101,19 @@ def make(node: "RltNode", task: Any) -> list[Output]:
         outputs.append(JointOutput(node, layout, scale, book))
     if layout.gripper is not None:
         outputs.append(GripperOutput(node, layout, scale, book))
-    if any(output.reads_joints for output in outputs):
-        node.subscribe(JointState, "driver/joint_states", lambda msg: book.add(msg, node.now_s()), qos.SENSOR)
     return outputs
 
 
 class TwistOutput:
     """A velocity of the tool: MoveIt Servo. It stops by itself when it hears nothing (incoming_command_timeout)."""
 
-    reads_joints = False
-
     def __init__(self, node: "RltNode", layout: ActionLayout, scale: np.ndarray) -> None:
         self.node, self.index = node, list(layout.motion)
         self.per_s = scale[self.index] / node.control.period_s
         self.topic = node.publish(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND)
 
-    def cause(self, now_s: float) -> str:
-        return ""
+    def cause(self, now_s: float) -> tuple[str, str]:
+        return "", ""
 
     def send(self, chunk: Chunk) -> None:
         x, y, z, yaw = [*(chunk.actions[0][self.index] * self.per_s).tolist(), 0.0][:4]
@@ -133,18 +131,19 @@ class PoseOutput:
         params = node.params.output
         self.target = PoseTarget(params.leash_m, params.leash_rad)
         self.arm = load_arm(node.params.arm, "interface 'pose'") if node.params.arm.urdf else None
-        self.reads_joints = self.arm is not None
         self.measured: tuple | None = None
         self.measured_s = -np.inf
         if self.arm is None:
             node.subscribe(PoseStamped, "driver/pose", self.on_pose, qos.SENSOR)
+        else:
+            book.want(self.arm.names)
         self.topic = node.publish(PoseStamped, "driver/target_pose", qos.COMMAND)
 
     def on_pose(self, msg: PoseStamped) -> None:
         if msg.header.frame_id not in ("", self.node.params.frame_id):
             raise ValueError(
-                f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in which "
-                "actions and targets are; set frame_id, or arm.urdf to compute the pose"
+                f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in "
+                "which actions and targets are; set frame_id, or arm.urdf to compute the pose"
             )
         p, q = msg.pose.position, msg.pose.orientation
         position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)
@@ -152,7 +151,7 @@ class PoseOutput:
             raise ValueError(f"driver/pose is {position}, {quaternion}, expected finite numbers and a quaternion")
         self.measured, self.measured_s = (position, quaternion), self.node.now_s()
 
-    def cause(self, now_s: float) -> str:
+    def cause(self, now_s: float) -> tuple[str, str]:
         oldest_s = now_s - self.node.params.proprio_timeout_s
         if self.arm is not None:
             joints = self.book.values(self.arm.names, oldest_s)
@@ -161,8 +160,8 @@ class PoseOutput:
             measured = self.measured if self.measured_s >= oldest_s else None
         if measured is None:
             self.target.forget()  # who knows where the tool is when it is seen again
-            return "no_joints"
-        return "" if self.target.observe(*measured) else "tracking"
+            return "no_joints", "too old on driver/pose" if self.arm is None else ""
+        return "" if self.target.observe(*measured) else "tracking", ""
 
     def send(self, chunk: Chunk) -> None:
         target = self.target.step(chunk.actions[0][self.index] * self.scale)
@@ -182,8 +181,6 @@ class JointOutput:
     there when it hears nothing; positions stay; velocities stay too, which is why they need a driver with a time-out.
     """
 
-    reads_joints = True
-
     def __init__(self, node: "RltNode", layout: ActionLayout, scale: np.ndarray, book: JointBook) -> None:
         params, wanted = node.params.output, f"interface '{node.params.interface}'"
         self.node, self.book, self.names = node, book, list(node.params.arm.joints)
@@ -194,6 +191,7 @@ class JointOutput:
         self.index = list(layout.joints or layout.motion)
         self.scale = scale[self.index]
         self.fastest = np.array([limit.velocity for limit in limits])
+        book.want(self.names)
         self.targets = JointTargets(limits, params.leash_joint, node.control.period_s, None if layout.joints else arm)
         self.max_error, self.error, self.error_s = params.max_tracking_error, np.inf, -np.inf
         if self.max_error:
@@ -212,15 +210,19 @@ class JointOutput:
         self.error = tracking_error(self.names, msg.joint_names, msg.error.positions)
         self.error_s = self.node.now_s()
 
-    def cause(self, now_s: float) -> str:
+    def cause(self, now_s: float) -> tuple[str, str]:
         oldest_s = now_s - self.node.params.proprio_timeout_s
         joints = self.book.values(self.names, oldest_s)
         if joints is None:
             self.targets.forget()  # who knows where the arm is when it is seen again
-        if joints is None or self.max_error and self.error_s < oldest_s:
-            return "no_joints"
+            return "no_joints", ""
         near = self.targets.observe(joints)
-        return "" if near and not (self.max_error and self.error > self.max_error) else "tracking"
+        if self.max_error and self.error_s < oldest_s:
+            return "no_joints", "too old on driver/controller_state"
+        if self.max_error and self.error > self.max_error:
+            return "tracking", (f"driver/controller_state has an error of {self.error:.3g}, more than"
+                                f" output.max_tracking_error ({self.max_error:g})")
+        return "" if near else "tracking", ""
 
     def send(self, chunk: Chunk) -> None:
         held = chunk.source == Source.HOLD
@@ -251,14 +253,13 @@ class JointOutput:
 class GripperOutput:
     """A gripper's opening, as a position for a forward_command_controller or a joint_trajectory_controller."""
 
-    reads_joints = True
-
     def __init__(self, node: "RltNode", layout: ActionLayout, scale: np.ndarray, book: JointBook) -> None:
         params = node.params.gripper
         if not params.joint or not params.lower < params.upper:
             raise ParameterError(f"gripper: joint is {params.joint!r}, lower {params.lower}, upper {params.upper}; "
                                  "expected a joint of driver/joint_states and lower < upper")
         self.node, self.book, self.joint = node, book, params.joint
+        book.want([self.joint])
         self.index, self.scale = layout.gripper, float(scale[layout.gripper])
         self.target = GripperTarget(params.lower, params.upper, params.leash)
         self.trajectory = params.interface == "joint_trajectory"
@@ -267,12 +268,12 @@ class GripperOutput:
         else:
             self.topic = node.publish(Float64MultiArray, "driver/gripper/commands", qos.COMMAND)
 
-    def cause(self, now_s: float) -> str:
+    def cause(self, now_s: float) -> tuple[str, str]:
         measured = self.book.values([self.joint], now_s - self.node.params.proprio_timeout_s)
         if measured is None:
-            return "no_joints"
+            return "no_joints", ""
         self.target.observe(float(measured[0]))
-        return ""
+        return "", ""
 
     def send(self, chunk: Chunk) -> None:
         target = self.target.step(float(chunk.actions[0][self.index]) * self.scale)

@@ -43,9 +43,14 @@ def load_arm(params: ArmParameters, wanted_by: str) -> Arm:
 class JointBook:
     """The newest position of each of `names`, from joint states of any order, also several messages for one robot."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
         self.names = tuple(names)
         self._known: dict[str, tuple[float, float]] = {}
+        self._since_s = np.inf
+
+    def want(self, names: Sequence[str]) -> None:
+        """Note these too."""
+        self.names = tuple(dict.fromkeys([*self.names, *names]))
 
     def add(self, msg: JointState, now_s: float) -> None:
         """Note the joints of a message received at `now_s`; ValueError when it is malformed."""
@@ -54,9 +59,17 @@ class JointBook:
         found = {name: value for name, value in zip(msg.name, msg.position) if name in self.names}
         if not np.isfinite(list(found.values())).all():
             raise ValueError(f"joint states are not finite: {found}")
+        self._since_s = min(self._since_s, now_s)
         self._known |= {name: (value, now_s) for name, value in found.items()}
 
     def values(self, names: Sequence[str], oldest_s: float) -> np.ndarray | None:
         """Positions of `names` (rad or m), none received before `oldest_s`; None when one is missing."""
         known = [self._known.get(name, (0.0, -np.inf)) for name in names]
         return np.array([value for value, _ in known]) if all(at >= oldest_s for _, at in known) else None
+
+    def lacking(self, oldest_s: float) -> list[str]:
+        """Those of `names` not received since `oldest_s`; none while the first message is younger than that, since
+        those of other joints may be on their way."""
+        if self._since_s >= oldest_s:
+            return []
+        return [name for name in self.names if self._known.get(name, (0.0, -np.inf))[1] < oldest_s]

@@ -82,8 +82,8 @@ def _end_with_parent() -> None:
 def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, stop: _Stop | None = None) -> int:
     """Run `node_class` under the default node name `name` until SIGINT, SIGTERM or its failure; return the exit code.
 
-    `argv` are arguments as on the command line, by default those of the process. The variable RLT_WORK names the kind of
-    work that priority.py knows.
+    `argv` are arguments as on the command line, by default those of the process. The variable RLT_WORK names the kind
+    of work that priority.py knows.
     """
     stop = stop or _Stop()
     import rclpy

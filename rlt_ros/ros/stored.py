@@ -15,7 +15,9 @@ def journal_of(session: Path) -> Path:
     """The journal's folder; ValueError when `session` is no session with one."""
     folder = Path(session) / "journal"
     if not folder.is_dir():
-        raise ValueError(f"session {str(session)!r} has no journal ({folder}); expected the folder of a practice session")
+        raise ValueError(
+            f"session {str(session)!r} has no journal ({folder}); expected the folder of a practice session"
+        )
     return folder
 
 

@@ -108,7 +108,9 @@ class Supervisor:
         if self._zygote is not None and not self._zygote.alive:
             self._zygote.close()
             self._zygote = None
-        modules = {module: None for command in self._commands for module in command.modules or ()}  # in order, once each
+        modules = {
+            module: None for command in self._commands for module in command.modules or ()
+        }  # in order, once each
         if self._zygote is None and any(command.modules is not None for command in self._commands):
             self._zygote = Zygote(list(modules), self.log("zygote"))
 
@@ -174,8 +176,8 @@ class Supervisor:
         environment = os.environ | dict(command.environment) | {"RLT_PARENT": str(os.getpid())}
         if command.modules is not None:
             return self._copy(command, environment)
-        # A process group of its own, not a session: with the kernel's autogroups, niceness counts only within a session, and a
-        # learner at nice 15 in its own would take as much as the actor.
+        # A process group of its own, not a session: with the kernel's autogroups, niceness counts only within a
+        # session, and a learner at nice 15 in its own would take as much as the actor.
         with open(self.log(command.name), "ab") as log:
             return subprocess.Popen(command.argv, env=environment, stdin=subprocess.DEVNULL,
                                     stdout=log, stderr=subprocess.STDOUT, process_group=0)

@@ -1,8 +1,8 @@
 """Start Python programs as copies of a process that has their libraries loaded already.
 
 Three nodes need torch, and the VLA transformers besides: many seconds on two cores when each process loads its own, and
-again after each death. A zygote loads them once and forks. Only a process with one thread may be copied: where a library
-has started others, the program is executed after all.
+again after each death. A zygote loads them once and forks. Only a process with one thread may be copied: where a
+library has started others, the program is executed after all.
 
     with Zygote(["numpy", "torch"], log) as zygote:
         process = zygote.start("actor_node", ["lib/rlt_ros/actor_node", "--ros-args"], environment, log)
@@ -115,7 +115,9 @@ class Zygote:
                 answer = self._socket.recv(_MESSAGE)
             except OSError as error:
                 self._process.kill()  # its answer, should it come yet, would be taken for that to the next request
-                raise OSError(f"{name} was not started: the zygote (pid {self._process.pid}) does not answer: {error}") from error
+                raise OSError(
+                    f"{name} was not started: the zygote (pid {self._process.pid}) does not answer: {error}"
+                ) from error
         if not answer:
             raise OSError(f"{name} was not started: the zygote ended with exit code {self._process.wait()}")
         return Copy(json.loads(answer)["pid"])

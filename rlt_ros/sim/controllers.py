@@ -133,7 +133,9 @@ class JointTrajectories:
         taken, before_ns = [], -1
         for i, point in enumerate(points):
             if point.from_start_ns <= before_ns:
-                raise ValueError(f"trajectory: point {i} is due after {point.from_start_ns} ns, not later than the last")
+                raise ValueError(
+                    f"trajectory: point {i} is due after {point.from_start_ns} ns, not later than the last"
+                )
             before_ns = point.from_start_ns
             if len(point.positions) != len(order) or len(point.velocities) not in (0, len(order)):
                 raise ValueError(f"trajectory: point {i} has {len(point.positions)} positions and "

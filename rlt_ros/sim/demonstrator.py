@@ -1,8 +1,8 @@
 """The scripted demonstrator of the Ethernet task: as cautious and imprecise as a person at a gamepad.
 
-It knows where plug and jack are only up to an error of its own, like an eye at a metre's distance, which it draws anew at every
-attempt. It comes slowly, pauses over the jack, lowers the plug until it feels a contact, feels about, and lifts and
-tries again when it has missed. It is the source of the demonstrations and of nothing else.
+It knows where plug and jack are only up to an error of its own, like an eye at a metre's distance, which it draws anew
+at every attempt. It comes slowly, pauses over the jack, lowers the plug until it feels a contact, feels about, and
+lifts and tries again when it has missed. It is the source of the demonstrations and of nothing else.
 """
 
 from __future__ import annotations
@@ -97,9 +97,13 @@ class Demonstrator:
         elif self.state == "push":
             velocity[2] = -self.lower_speed
             yaw_rate = 0.0
-        if self.wait == 0 and self.state in ("approach", "lower") and self.rng.random() < self.habits.hesitation * self.tick:
+        if (
+            self.wait == 0
+            and self.state in ("approach", "lower")
+            and self.rng.random() < self.habits.hesitation * self.tick
+        ):
             self._pause(0.7)
-        # From the jack's frame to the base frame: the jack is hardly turned, and a person steers by what is seen anyway.
+        # From the jack's frame to the base frame: the jack is hardly turned, and a person steers by what is seen.
         action = np.array([*(velocity * self.tick), yaw_rate * self.tick]) / self.scale
         self.tremor = 0.9 * self.tremor + self.rng.normal(0, self.habits.tremor, 4) * 0.44
         moving = self.wait == 0

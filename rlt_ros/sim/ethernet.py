@@ -50,14 +50,17 @@ class EthernetConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"ethernet environment: unknown argument {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise ValueError(
+                f"ethernet environment: unknown argument {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 class EthernetInsertion(gym.Env):
     """Gymnasium environment of the task.
 
-    Action [4]: change of the controller's target, x, y, z in metres and yaw in radians, in the base frame, for one tick.
+    Action [4]: change of the controller's target, x, y, z in metres and yaw in radians, in the base frame, for one
+    tick.
     Observation: ``pose`` [4] x, y, z, yaw of the tool centre point in the base frame; ``twist`` [4] its velocity;
     ``wrench`` [6] force (N) and torque (Nm) on the tool, base frame, tared at reset; ``joint_position`` [6],
     ``joint_velocity`` [6]. Images come from :meth:`camera` so that nobody pays for frames that nobody looks at.
@@ -278,15 +281,19 @@ def _limit_norm(vector: np.ndarray, limit: float) -> np.ndarray:
 def scene(env: EthernetInsertion, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A still picture of plug and jack somewhere about each other, and where they are: for grounding a vision model.
 
-    Returns uint8 [2, S, S, 3] and float32 [4]: the plug's front from the jack's mouth, x, y, height (m), and yaw (rad), in the jack's
-    frame.
+    Returns uint8 [2, S, S, 3] and float32 [4]: the plug's front from the jack's mouth, x, y, height (m), and yaw (rad),
+    in the jack's frame.
     """
     env.reset(seed=int(rng.integers(2**31)))
-    height = rng.choice([rng.uniform(-0.0112, 0.0), rng.uniform(0.0, 0.006), rng.uniform(0.0, 0.06)], p=[0.15, 0.5, 0.35])
+    height = rng.choice(
+        [rng.uniform(-0.0112, 0.0), rng.uniform(0.0, 0.006), rng.uniform(0.0, 0.06)], p=[0.15, 0.5, 0.35]
+    )
     spread = 0.00013 if height < 0 else min(0.0015 + 0.4 * height, 0.012)
     offset = np.array([*rng.uniform(-spread, spread, 2), height])
     frame = env.data.site_xmat[env._mouth].reshape(3, 3)
-    env._target = env.data.site_xpos[env._mouth] + frame @ offset - (env.data.site_xpos[env._tip] - env.data.site_xpos[env._tcp])
+    env._target = (
+        env.data.site_xpos[env._mouth] + frame @ offset - (env.data.site_xpos[env._tip] - env.data.site_xpos[env._tcp])
+    )
     env._target_yaw = env._tool_yaw() + rng.uniform(-0.05, 0.05) * (height > 0)
     env._solve_ik()
     info = env._info()

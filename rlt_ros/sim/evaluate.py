@@ -34,12 +34,15 @@ def load_policy(session: Path):
 
     path = Path(session) / "checkpoints" / "learner.ckpt"
     if not path.is_file():
-        raise ValueError(f"session {str(session)!r}: no checkpoint {path}; practise first: `rlt practice --session {session}`")
+        raise ValueError(
+            f"session {str(session)!r}: no checkpoint {path}; practise first: `rlt practice --session {session}`"
+        )
     return load_actor(path)
 
 
 def session_settings(session: Path) -> tuple[Timing, str]:
-    """Timing and VLA (name or folder, "" unknown) that a session was practised with, from its config.yaml; else the defaults."""
+    """Timing and VLA (name or folder, "" unknown) that a session was practised with, from its config.yaml; else
+    the defaults."""
     path = Path(session) / "config.yaml"
     if not path.is_file():
         return Timing(), ""
@@ -62,9 +65,10 @@ def evaluate(
     timing: Timing | None = None,
     checkpoint: str | Path = "",
 ) -> dict:
-    """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; the dictionary that ``rlt eval --json`` writes.
+    """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; what ``rlt eval --json`` writes.
 
-    ``timing`` and ``checkpoint`` (the VLA), left out: those of the session, else the defaults and the task's own checkpoint.
+    ``timing`` and ``checkpoint`` (the VLA), left out: those of the session, else the defaults and the task's own
+    checkpoint.
     ``median_steps_success`` counts control ticks of the critical phase, hand-over to success, as RLT's paper does;
     ``median_episode_steps_success`` those of the whole episode.
     """
@@ -89,7 +93,9 @@ def evaluate(
         if actor is not None:
             wanted = Dims(vla.token_dim, 2 * task.proprio_dim, task.action_dim, timing.chunk_steps)
             if actor.dims != wanted:
-                raise ValueError(f"session {policy!r}: its actor has {actor.dims}, task '{task.name}' with this VLA needs {wanted}")
+                raise ValueError(
+                    f"session {policy!r}: its actor has {actor.dims}, task '{task.name}' with this VLA needs {wanted}"
+                )
         run = LockStep(env, vla, timing, actor and actor.act).run
     for i in range(episodes):
         results.append(run(first + i))
@@ -128,7 +134,9 @@ def _demonstrate(env: TaskEnv, scene: int) -> EpisodeResult:
     person, task = Demonstrator(env, np.random.default_rng([scene, 1])), env.task
     critical, tick = -1, 0
     limit = round(task.critical_timeout * task.rate)
-    while not env.success() and (tick - critical < limit if critical >= 0 else tick < round(task.approach_timeout * task.rate)):
+    while not env.success() and (
+        tick - critical < limit if critical >= 0 else tick < round(task.approach_timeout * task.rate)
+    ):
         env.step(person.step(env))
         tick += 1
         if critical < 0 and env.critical():

@@ -1,4 +1,4 @@
-"""One episode in one process, tick by tick, through the same core objects as the nodes: for the evaluator and for experiments.
+"""One episode in one process, tick by tick, through the same core objects as the nodes, for evaluation and experiments.
 
 Time is simulated: the VLA's answer to the frame of tick f is there at tick f + latency, as the schedule of the nodes
 promises, however long it takes here. With a latency of its own the VLA is as slow as that and does one frame at a time.
@@ -61,29 +61,37 @@ class Motion:
     seam: float = 0.0
     inside: float = 0.0
 
-    def step(self, action: np.ndarray, seam: bool, commanded: bool) -> None:
-        """The next tick's action [A]."""
-        if self.ticks == 0:
-            if not commanded:
-                return  # the first chunk is waited for at rest
-            self._moving = False
-        else:
-            self._moving = self._moving or seam or not commanded
-        if self._moving:
-            jump = float(np.abs(action - self._last).max())
-            if seam or not commanded:
-                self.seam = max(self.seam, jump)
-            else:
-                self.inside = max(self.inside, jump)
-        self.ticks += 1
-        self.without_command += not commanded
-        self._last = np.array(action)
-
     def add(self, other: Motion) -> None:
         """Take another episode's in."""
         self.ticks += other.ticks
         self.without_command += other.without_command
         self.seam, self.inside = max(self.seam, other.seam), max(self.inside, other.inside)
+
+
+class MotionMeter:
+    """Takes the `motion` of an episode, tick by tick."""
+
+    def __init__(self) -> None:
+        self.motion = Motion()
+        self._last: np.ndarray | None = None  # None until the first command: the first chunk is waited for at rest
+        self._moving = False  # past the first chunk
+
+    def step(self, action: np.ndarray, seam: bool, commanded: bool) -> None:
+        """The next tick's action [A]."""
+        motion = self.motion
+        if self._last is None:
+            if not commanded:
+                return
+        elif self._moving or seam or not commanded:
+            self._moving = True
+            jump = float(np.abs(action - self._last).max())
+            if seam or not commanded:
+                motion.seam = max(motion.seam, jump)
+            else:
+                motion.inside = max(motion.inside, jump)
+        motion.ticks += 1
+        motion.without_command += not commanded
+        self._last = np.array(action)
 
 
 def gate_limits(task: Task) -> Limits:
@@ -99,8 +107,8 @@ class LockStep:
     """
 
     def __init__(
-        self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0, seed: int = 0,
-        latency: int | None = None, wait: bool = False,
+        self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0,
+        seed: int = 0, latency: int | None = None, wait: bool = False,
     ):  # fmt: skip
         self.env, self.vla, self.timing, self.task = env, vla, timing, env.task
         self.period_s = 1.0 / self.task.rate
@@ -112,7 +120,9 @@ class LockStep:
         )  # fmt: skip
         if policy is not None:
             self.commander.offer_policy(policy, 1)
-        self.machine = EpisodeMachine(round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate))
+        self.machine = EpisodeMachine(
+            round(self.task.critical_timeout * self.task.rate), round(self.task.approach_timeout * self.task.rate)
+        )
         self.gate = SafetyGate(
             gate_limits(self.task), self.task.action_names, self.task.action_scale, self.period_s,
             latency_ticks=timing.latency_ticks, max_age_ticks=timing.max_age_ticks + timing.chunk_steps,
@@ -129,7 +139,7 @@ class LockStep:
         self.vla.seed(seed)
         machine.reset(self.tick)
         machine.start(self.tick)
-        self.motion, self.max_force, self.stood = Motion(), 0.0, 0
+        self.meter, self.max_force, self.stood = MotionMeter(), 0.0, 0
         schedule = Schedule(t.chunk_steps, max(t.latency_ticks, self.latency))
         asked: tuple[int, dict, np.ndarray] | None = None  # the newest frame that the VLA has had no time for
         free = self.tick  # the tick from which on the VLA can take another frame
@@ -163,7 +173,7 @@ class LockStep:
                     recorder.add_reference(chunk)
                     recorder.add_token(frame)
             command = commander.step(tick, proprio)
-            self.motion.step(command.candidate.actions[0], command.planned is not None, not command.hold_reason)
+            self.meter.step(command.candidate.actions[0], command.planned is not None, not command.hold_reason)
             self.gate.offer(command.candidate, tick * self.period_s)
             executed = self.gate.step(tick, tick * self.period_s, proprio)
             driver = executed.source
@@ -185,7 +195,7 @@ class LockStep:
             recorder.end(self.tick, machine.outcome)
         critical = machine.end_tick - machine.critical_tick if machine.critical_tick >= 0 else 0
         steps = machine.end_tick - machine.start_tick
-        return EpisodeResult(seed, machine.outcome, steps, critical, self.max_force, self.motion)
+        return EpisodeResult(seed, machine.outcome, steps, critical, self.max_force, self.meter.motion)
 
     def _look(self, tick: int, images: dict, proprio: np.ndarray, ahead: int, driver: Source | None):
         """Reference and token of a frame, the reference joined to the one before."""
@@ -200,7 +210,7 @@ class LockStep:
             if self.machine.phase not in (Phase.APPROACH, Phase.CRITICAL):
                 return
             self.stood += 1
-            self.motion.step(still, True, False)
+            self.meter.step(still, True, False)
             self._act(still)
 
     def _act(self, action: np.ndarray) -> None:

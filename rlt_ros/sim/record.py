@@ -55,7 +55,12 @@ def _record(arguments: tuple[Task, list[int], Path]) -> None:
 
 
 def record(
-    task: Task, folder: Path, episodes: int, seed: int = 0, processes: int = 2, progress: Callable[[int], None] | None = None
+    task: Task,
+    folder: Path,
+    episodes: int,
+    seed: int = 0,
+    processes: int = 2,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Record ``episodes`` demonstrations with seeds from ``seed`` on; those already there are kept."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,9 @@ def _scenes(arguments: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([m[0] for m in made]), np.stack([m[1] for m in made])
 
 
-def grounding_scenes(path: Path, count: int, seed: int = 0, processes: int = 2, progress: Callable[[int, int, dict], None] | None = None):
+def grounding_scenes(
+    path: Path, count: int, seed: int = 0, processes: int = 2, progress: Callable[[int, int, dict], None] | None = None
+):
     """``count`` pictures of plug and jack with labels, made once and kept in ``path`` (.npz): images, offsets."""
     if path.exists():
         with np.load(path) as file:

@@ -1,7 +1,7 @@
 """Task files, and any Gymnasium environment seen through one.
 
-A task file says which environment it is, where its pictures and its proprioception come from, what an action of 1.0 means, when
-the critical phase begins and what success is. Everything else here is the same for all environments.
+A task file says which environment it is, where its pictures and its proprioception come from, what an action of 1.0
+means, when the critical phase begins and what success is. Everything else here is the same for all environments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 if TYPE_CHECKING:
     import gymnasium as gym
 
-# Scenes of evaluation start here, demonstrations at 0, practice at PRACTICE_SEED + 10,000 * its own seed: they never meet.
+# Scenes of evaluation start here, demonstrations at 0, practice at PRACTICE_SEED + 10,000 * its seed: they never meet.
 EVALUATION_SEED = 1_000_000_000
 PRACTICE_SEED = 100_000_000
 
@@ -117,7 +117,9 @@ def load_task(name: str | Path) -> Task:
         path = task_folder() / f"{name}.yaml"
     if not path.is_file():
         there = sorted(p.stem for p in task_folder().glob("*.yaml"))
-        raise TaskError(f"task {str(name)!r}: no file {path}; there are: {', '.join(there)}; or give the path of a .yaml file")
+        raise TaskError(
+            f"task {str(name)!r}: no file {path}; there are: {', '.join(there)}; or give the path of a .yaml file"
+        )
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -128,9 +130,9 @@ def load_task(name: str | Path) -> Task:
 
 
 _KEYS = {
-    "name": str, "instruction": str, "environment": dict, "rate": float, "cameras": dict, "state": list, "vla_state": list,
-    "action": dict, "hand_over": dict, "success": dict, "failure": dict, "critical_timeout": float, "approach_timeout": float,
-    "limits": dict, "demonstrator": str,
+    "name": str, "instruction": str, "environment": dict, "rate": float, "cameras": dict, "state": list,
+    "vla_state": list, "action": dict, "hand_over": dict, "success": dict, "failure": dict, "critical_timeout": float,
+    "approach_timeout": float, "limits": dict, "demonstrator": str,
 }  # fmt: skip
 _OPTIONAL = {"hand_over": {}, "failure": {}, "vla_state": None, "limits": {}, "demonstrator": ""}
 
@@ -178,7 +180,9 @@ def _task(path: Path, raw: dict) -> Task:
     state = []
     for i, entry in enumerate(top["state"]):
         where = f"state[{i}]."
-        entry = _take(path, where, entry, {"key": str, "size": int, "scale": list, "moved": list}, {"scale": None, "moved": None})
+        entry = _take(
+            path, where, entry, {"key": str, "size": int, "scale": list, "moved": list}, {"scale": None, "moved": None}
+        )
         ones = [1.0] * entry["size"]
         state.append(
             StateKey(
@@ -198,10 +202,13 @@ def _task(path: Path, raw: dict) -> Task:
     if top["rate"] <= 0:
         raise TaskError(f"{path}: rate is {top['rate']}, expected a positive number of ticks per second")
     if top["limits"].get("max_force") is not None and "wrench" not in [k.key for k in state]:
-        raise TaskError(f"{path}: limits.max_force is {top['limits']['max_force']}, but the state has no wrench to measure "
-                        "it; add a part 'wrench' or set it to null")
+        raise TaskError(
+            f"{path}: limits.max_force is {top['limits']['max_force']}, but the state has no wrench to measure "
+            "it; add a part 'wrench' or set it to null"
+        )
     return Task(
-        name=top["name"], instruction=top["instruction"], environment=env["id"], arguments=env["arguments"], rate=top["rate"],
+        name=top["name"], instruction=top["instruction"], environment=env["id"], arguments=env["arguments"],
+        rate=top["rate"],
         cameras=dict(top["cameras"]), state=tuple(state), vla_state=vla_state, action_names=names, action_scale=scale,
         **rules,
         critical_timeout=top["critical_timeout"], approach_timeout=top["approach_timeout"], limits=top["limits"],
@@ -210,9 +217,10 @@ def _task(path: Path, raw: dict) -> Task:
 
 
 def make_environment(task: Task) -> gym.Env:
-    """The task's Gymnasium environment: ``module:Class``, or an id that Gymnasium knows; ``module:Name-v0`` imports the module first.
+    """The task's Gymnasium environment: ``module:Class``, or an id of Gymnasium; ``module:Name-v0`` imports the module
+    first.
 
-    Time limits of the environment's own do not apply (the task's do). TaskError names an environment that cannot be made.
+    Time limits of the environment's own do not apply (the task's do). TaskError names one that cannot be made.
     """
     import gymnasium as gym  # here: the nodes of a robot load task files and have no use for a simulator
 
@@ -220,7 +228,9 @@ def make_environment(task: Task) -> gym.Env:
     try:
         if module and hasattr(importlib.import_module(module), name):
             return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
-        return gym.make(task.environment, render_mode="rgb_array", disable_env_checker=True, max_episode_steps=-1, **task.arguments)
+        return gym.make(
+            task.environment, render_mode="rgb_array", disable_env_checker=True, max_episode_steps=-1, **task.arguments
+        )
     except (ImportError, gym.error.Error) as error:
         raise TaskError(
             f"task {task.name!r}: environment.id {task.environment!r}: {error}; install the package that has it"
@@ -239,7 +249,9 @@ class TaskEnv:
         self._scale = np.asarray(task.action_scale, np.float32)
         low = getattr(self.env.action_space, "shape", None)
         if low != (task.action_dim,):
-            raise TaskError(f"task {task.name!r}: action.scale has {task.action_dim} numbers, the environment wants {low}")
+            raise TaskError(
+                f"task {task.name!r}: action.scale has {task.action_dim} numbers, the environment wants {low}"
+            )
         self.reset(seed)
 
     def reset(self, seed: int | None = None) -> None:
@@ -314,9 +326,14 @@ class TaskEnv:
         parts = []
         for k in self.task.state:
             if k.key not in observation:
-                raise TaskError(f"task {self.task.name!r}: state key {k.key!r} is not in the observation; it has: {', '.join(observation)}")
+                raise TaskError(
+                    f"task {self.task.name!r}: state key {k.key!r} is not in the observation; it has:"
+                    f" {', '.join(observation)}"
+                )
             value = np.asarray(observation[k.key], np.float32).ravel()
             if value.size != k.size:
-                raise TaskError(f"task {self.task.name!r}: state key {k.key!r} has {value.size} values, the task file says {k.size}")
+                raise TaskError(
+                    f"task {self.task.name!r}: state key {k.key!r} has {value.size} values, the task file says {k.size}"
+                )
             parts.append(value)
         return np.concatenate(parts)

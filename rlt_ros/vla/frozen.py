@@ -30,8 +30,9 @@ class FrozenVLA:
         self._generator = torch.Generator().manual_seed(seed)
         if token.config.embedding_dim != policy.embedding_dim or token.config.tokens != policy.image_tokens:
             raise VLAError(
-                f"RL token was trained for {token.config.tokens} embeddings of width {token.config.embedding_dim}, the VLA gives "
-                f"{policy.image_tokens} of width {policy.embedding_dim}; train the token on this VLA: `rlt train token`"
+                f"RL token was trained for {token.config.tokens} embeddings of width {token.config.embedding_dim}, the"
+                f" VLA gives {policy.image_tokens} of width {policy.embedding_dim}; train the token on this VLA:"
+                " `rlt train token`"
             )
 
     def seed(self, seed: int) -> None:
@@ -73,13 +74,18 @@ class FrozenVLA:
         for images, proprio in observations:
             missing = [c for c in self.camera_names if c not in images]
             if missing:
-                raise VLAError(f"camera {missing[0]!r} is missing; got {', '.join(images) or 'none'}; the VLA wants {self.camera_names}")
+                raise VLAError(
+                    f"camera {missing[0]!r} is missing; got {', '.join(images) or 'none'}; the VLA wants"
+                    f" {self.camera_names}"
+                )
             for name in self.camera_names:
                 if images[name].dtype != np.uint8 or images[name].ndim != 3 or images[name].shape[2] != 3:
                     got = f"{images[name].dtype} {images[name].shape}"
                     raise VLAError(f"camera {name!r}: got {got}, expected uint8 [height, width, 3] RGB")
             if np.shape(proprio) != (self.proprio_dim,) or not np.isfinite(proprio).all():
-                raise VLAError(f"proprioception: got {np.shape(proprio)} {proprio}, expected {self.proprio_dim} finite numbers")
+                raise VLAError(
+                    f"proprioception: got {np.shape(proprio)} {proprio}, expected {self.proprio_dim} finite numbers"
+                )
             batch.append(np.stack([fit_image(images[c], self.image_size) for c in self.camera_names]))
         states = np.stack([p for _, p in observations]).astype(np.float32)
         return self._policy.pixels(np.stack(batch)), states

@@ -1,8 +1,8 @@
 """π0 as Hugging Face transformers has it: observations in; reference chunk and final-layer prefix embeddings out.
 
 A checkpoint folder holds what ``save_pretrained`` writes (``config.json``, ``model.safetensors``) and the words of the
-tokenizer, plus ``rlt.json``: which cameras in which order, which part of the proprioception, and the statistics that states and
-actions are normalised with.
+tokenizer, plus ``rlt.json``: which cameras in which order, which part of the proprioception, and the statistics that
+states and actions are normalised with.
 """
 
 from __future__ import annotations
@@ -53,20 +53,25 @@ def small_config(vocabulary: int, action_dim: int, state_dim: int) -> PI0Config:
     """
     width, heads, layers = 96, 4, 2
     text = dict(
-        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256, num_attention_heads=heads,
-        num_key_value_heads=1, head_dim=24, vocab_size=vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256,
+        num_attention_heads=heads, num_key_value_heads=1, head_dim=24, vocab_size=vocabulary, pad_token_id=0,
+        bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     vision = dict(
-        model_type="siglip_vision_model", hidden_size=width, intermediate_size=288, num_hidden_layers=4, num_attention_heads=heads,
-        patch_size=16, image_size=96, vision_use_head=False,
+        model_type="siglip_vision_model", hidden_size=width, intermediate_size=288, num_hidden_layers=4,
+        num_attention_heads=heads, patch_size=16, image_size=96, vision_use_head=False,
     )  # fmt: skip
     dit = dict(
-        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256, num_attention_heads=heads,
-        num_key_value_heads=1, head_dim=24, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        model_type="gemma", hidden_size=width, num_hidden_layers=layers, intermediate_size=256,
+        num_attention_heads=heads, num_key_value_heads=1, head_dim=24, pad_token_id=0, bos_token_id=1, eos_token_id=1,
     )  # fmt: skip
     return PI0Config(
         vlm_config=dict(
-            model_type="paligemma", text_config=text, vision_config=vision, projection_dim=width, image_token_id=vocabulary - 1
+            model_type="paligemma",
+            text_config=text,
+            vision_config=vision,
+            projection_dim=width,
+            image_token_id=vocabulary - 1,
         ),
         dit_config=dit,
         chunk_size=50,
@@ -110,7 +115,9 @@ class Pi0(nn.Module):
         )
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if report.get(what):
-                raise ValueError(f"{folder / 'model.safetensors'}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}")
+                raise ValueError(
+                    f"{folder / 'model.safetensors'}: {what.replace('_', ' ')}: {sorted(map(str, report[what]))[:3]}"
+                )
         return cls(model, io).eval()
 
     def save(self, folder: Path) -> None:
@@ -133,8 +140,8 @@ class Pi0(nn.Module):
     def prefix(self, pixels: Tensor):
         """Run pictures and instruction through the VLM once.
 
-        Returns its key-value cache and the final-layer embeddings of the image tokens, [B, M, E] (the language's are dropped,
-        arXiv 2604.23073, section on the token).
+        Returns its key-value cache and the final-layer embeddings of the image tokens, [B, M, E] (the language's are
+        dropped, arXiv 2604.23073, section on the token).
         """
         return self.read(self.see(pixels))
 
@@ -154,7 +161,7 @@ class Pi0(nn.Module):
         return out.past_key_values, out.last_hidden_state[:, : self.image_tokens]
 
     def flow_loss(self, cache, proprio: Tensor, actions: Tensor) -> Tensor:
-        """Flow-matching loss of normalised ``actions`` [B, H, A] under a prefix cache; Beta-distributed times as in π0."""
+        """Flow-matching loss of normalised ``actions`` [B, H, A] under a prefix cache; times by a Beta as in π0."""
         labels = (actions - self.action_mean) / self.action_std
         return self.model(state=self.states(proprio), actions=labels, past_key_values=cache).loss
 
@@ -229,7 +236,7 @@ def guidance(time: float) -> float:
 
 
 def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize to ``size`` square keeping the aspect (padded with black), as π0's processor does; uint8 [size, size, 3]."""
+    """Resize to ``size`` square, padded with black to keep the aspect, as π0's processor: uint8 [size, size, 3]."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):
         return image

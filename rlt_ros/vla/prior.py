@@ -32,7 +32,7 @@ def demonstration_transitions(
     recorder.begin(episode, start_tick, start_tick + critical)
     for pictures, at in zip(demo["images"], demo["frame_tick"].tolist(), strict=True):
         tick, images = start_tick + at, dict(zip(cameras, pictures, strict=True))
-        # The VLA writes a chunk where a boundary takes its frame from, and at the start; in between it is only read out.
+        # The VLA writes a chunk where a boundary takes its frame from, and at the start; else it is only read out.
         if at == 0 or tick % c == -latency % c:
             reference, token = vla.infer(images, proprio[at])
             recorder.add_reference(Chunk(tick, np.clip(reference, -1.0, 1.0), tick, Source.VLA, episode))

@@ -185,7 +185,7 @@ class Latency:
 
     @property
     def ns(self) -> int:
-        """What 4 of 5 keep: for a late one in twenty, asking all of them earlier would cost more freshness than it saves."""
+        """What 4 of 5 keep: asking all of them earlier, for a late one in twenty, would cost more than it saves."""
         newest = sorted(self._newest)
         if len(newest) < self.ENOUGH:
             return self._promised * self._period_ns

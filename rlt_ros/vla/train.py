@@ -1,8 +1,9 @@
 """Train the small π0 that ships with the package, and the RL token over any frozen VLA.
 
-Two stages, like the model that it stands for: a *grounding* stage in which the vision-language trunk learns to say where things
-are (π0's trunk, PaliGemma, comes with that from the web), then *flow matching* on demonstrations from pictures, instruction and
-proprioception. The simulator's state is a label of the first stage; no trained model is ever given it.
+Two stages, like the model that it stands for: a *grounding* stage in which the vision-language trunk learns to say
+where things are (π0's trunk, PaliGemma, comes with that from the web), then *flow matching* on demonstrations from
+pictures, instruction and proprioception. The simulator's state is a label of the first stage; no trained model is ever
+given it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class GroundingHead(nn.Module):
 
 
 class DemoFrames:
-    """Samples of demonstrations: picture, proprioception and the next H actions (the last one repeated past the end as a hold)."""
+    """Samples of demonstrations: picture, proprioception and the next H actions (the last one again past the end)."""
 
     def __init__(self, episodes: list[dict[str, np.ndarray]], horizon: int, image_stride: int = 1):
         images, proprio, actions = [], [], []
@@ -108,10 +109,13 @@ def train_vla(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pi0:
-    """Three stages of so many ``minutes`` each; saves into ``out`` after each and goes on from there when one is left out (0).
+    """Three stages of so many ``minutes`` each; saves into ``out`` after each and goes on from there when one is left
+    out (0).
 
-    *ground*: the trunk learns where things are.  *flow*: everything learns flow matching, with grounding kept alive on the side.
-    *act*: the same with the vision tower frozen, whose features are then computed once a picture: three times as many samples.
+    *ground*: the trunk learns where things are.  *flow*: everything learns flow matching, with grounding kept alive on
+    the side.
+    *act*: the same with the vision tower frozen, whose features are then computed once a picture: three times as many
+    samples.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -150,7 +154,9 @@ def train_vla(
             if stage != "ground":
                 pick = rng.integers(0, len(frames), batch)
                 cache, _ = prefix(pick, False)
-                flow = policy.flow_loss(cache, torch.as_tensor(frames.proprio[pick]), torch.as_tensor(frames.actions[pick]))
+                flow = policy.flow_loss(
+                    cache, torch.as_tensor(frames.proprio[pick]), torch.as_tensor(frames.actions[pick])
+                )
                 loss = loss + flow
                 parts["flow"] = float(flow.detach())
             optimiser.zero_grad(set_to_none=True)
@@ -202,7 +208,7 @@ def _grounding_error(policy: Pi0, head: GroundingHead, images: np.ndarray, offse
 
 @torch.inference_mode()
 def embed(policy: Pi0, images: np.ndarray, progress: Progress | None = None) -> torch.Tensor:
-    """Final-layer embeddings float16 [N, M, E] of pictures uint8 [N, cameras, S, S, 3]: once a frame, the VLA is frozen."""
+    """Final-layer embeddings float16 [N, M, E] of pictures uint8 [N, cameras, S, S, 3]: once, the VLA is frozen."""
     out = []
     for i in range(0, len(images), 64):
         out.append(policy.prefix(policy.pixels(images[i : i + 64]))[1].half())
@@ -215,13 +221,15 @@ def train_token(
     policy: Pi0, frames: DemoFrames, out: Path, minutes: float = 5.0, batch: int = 64, seed: int = 0,
     action_weight: float = 1.0, progress: Progress | None = None, embeddings: torch.Tensor | None = None,
 ) -> RLToken:  # fmt: skip
-    """Algorithm 1, phase 1, with the VLA frozen (alpha = 0). Saves ``token.json`` and ``token.safetensors`` into ``out``."""
+    """Algorithm 1, phase 1, with the VLA frozen (alpha = 0). Saves ``token.{json,safetensors}`` into ``out``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     if embeddings is None:
         embeddings = embed(policy, frames.images, progress)
     actions = ((torch.as_tensor(frames.actions) - policy.action_mean) / policy.action_std).flatten(1)
-    config = TokenConfig(policy.embedding_dim, policy.image_tokens, action_values=actions.shape[1], action_weight=action_weight)
+    config = TokenConfig(
+        policy.embedding_dim, policy.image_tokens, action_values=actions.shape[1], action_weight=action_weight
+    )
     token = RLToken(config)
     sample = embeddings[:: max(1, len(embeddings) // 2000)].float()
     token.mean.copy_(sample.mean((0, 1)))
@@ -250,9 +258,10 @@ def train_token(
 def token_report(token: RLToken, embeddings: torch.Tensor, offsets: np.ndarray) -> dict[str, float]:
     """How much the decoder depends on the token, and what a linear map reads from it.
 
-    ``reconstruction_*``: the decoder's squared error (its inputs hidden, so that all must come from the token) with the true, a
-    zeroed and a shuffled token. ``probe_*_mm``: held-out RMSE per axis of a ridge regression from the token to the plug-jack
-    offset, fitted on the first 80 % of the scenes and tested on those of the rest that are within 2 mm of the hole.
+    ``reconstruction_*``: the decoder's squared error (its inputs hidden, so that all must come from the token) with the
+    true, a zeroed and a shuffled token. ``probe_*_mm``: held-out RMSE per axis of a ridge regression from the token to
+    the plug-jack offset, fitted on the first 80 % of the scenes and tested on those of the rest that are within 2 mm of
+    the hole.
     """
     z = torch.cat([token.encode(embeddings[i : i + 128].float()) for i in range(0, len(embeddings), 128)])
     some = embeddings[-512:].float()
@@ -271,6 +280,7 @@ def token_report(token: RLToken, embeddings: torch.Tensor, offsets: np.ndarray) 
     rmse = (x[close] @ weight - y[close]).square().mean(0).sqrt()
     spread = y[close].double().std(0)
     return error | {
-        "probe_x_mm": float(rmse[0]), "probe_y_mm": float(rmse[1]), "probe_height_mm": float(rmse[2]), "probe_yaw_rad": float(rmse[3]) / 1e3,
+        "probe_x_mm": float(rmse[0]), "probe_y_mm": float(rmse[1]), "probe_height_mm": float(rmse[2]),
+        "probe_yaw_rad": float(rmse[3]) / 1e3,
         "spread_x_mm": float(spread[0]), "spread_y_mm": float(spread[1]), "scenes": int(close.sum()),
     }  # fmt: skip

@@ -110,7 +110,9 @@ def test_weights_are_followed_from_publish_to_use_over_dds(python):
     assert found["versions"] >= 1 and found["learner_updates_per_s"] > 0
     for name in ("publish_to_use", "use_to_boundary", "publish_to_first_chunk"):
         assert 0 < found[f"{name}_p50_ms"] <= found[f"{name}_p99_ms"] <= found[f"{name}_max_ms"]
-    assert found["publish_to_first_chunk_max_ms"] > found["use_to_boundary_max_ms"]  # of one version: longer by the way to the actor
+    assert (
+        found["publish_to_first_chunk_max_ms"] > found["use_to_boundary_max_ms"]
+    )  # of one version: longer by the way to the actor
 
 
 def test_moments_of_weights_are_joined_by_version_and_a_half_written_line_is_left(tmp_path):

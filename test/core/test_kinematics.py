@@ -75,9 +75,12 @@ def test_limits_are_the_files(arm):
 
 
 def test_meshes_are_not_looked_for():
-    shown = URDF.replace('<link name="link3"/>', '<link name="link3"><visual><geometry><mesh filename="package://a/b.dae"/>'
-                         "</geometry></visual><collision><geometry><mesh filename='package://a/b.stl'/></geometry>"
-                         "</collision></link>")
+    shown = URDF.replace(
+        '<link name="link3"/>',
+        '<link name="link3"><visual><geometry><mesh filename="package://a/b.dae"/>'
+        "</geometry></visual><collision><geometry><mesh filename='package://a/b.stl'/></geometry>"
+        "</collision></link>",
+    )
     assert Arm(shown, "base_link", "tcp", JOINTS).pose(np.zeros(6))[0] == pytest.approx([0.45, 0, 0.12])
 
 
@@ -90,7 +93,13 @@ def test_meshes_are_not_looked_for():
         (URDF, "base_link", "flange", JOINTS, "no link 'flange'"),
         (URDF, "base_link", "tcp", ("joint1", "elbow"), "no moving joint 'elbow'"),
         (URDF, "base_link", "tcp", ("tool0_mount",), "no moving joint 'tool0_mount'"),
-        (URDF.replace('lower="-2.6" upper="2.6"', 'lower="2.6" upper="-2.6"'), "base_link", "tcp", JOINTS, "lower < upper"),
+        (
+            URDF.replace('lower="-2.6" upper="2.6"', 'lower="2.6" upper="-2.6"'),
+            "base_link",
+            "tcp",
+            JOINTS,
+            "lower < upper",
+        ),
         (URDF.replace('velocity="3.0"', 'velocity="0"'), "base_link", "tcp", JOINTS, "velocity above 0"),
     ],
 )

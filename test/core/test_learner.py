@@ -16,13 +16,7 @@ DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 CONFIG = TD3Config(hidden=(16, 16), batch_size=16, min_buffer=10, utd=2.0, warm_transitions=20,
                    warm_updates=4, warm_successes=0, max_backlog=100)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def transition(sequence):
@@ -355,7 +349,11 @@ def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tm
     one.save(tmp_path / "l.ckpt")
     other.load(tmp_path / "l.ckpt")
     assert other.td3.beta == 3.0
-    for name, value, text in (("beta", -1.0, "expected 0.0 to 10.0"), ("beta", np.nan, "is nan"), ("tau", 0.1, "only beta")):
+    for name, value, text in (
+        ("beta", -1.0, "expected 0.0 to 10.0"),
+        ("beta", np.nan, "is nan"),
+        ("tau", 0.1, "only beta"),
+    ):
         with pytest.raises(ValueError, match=text):
             one.set(name, value)
 

@@ -656,23 +656,6 @@ def test_what_is_missing_to_watch_the_joints_is_named(changes, said):
         guarded(**changes)
 
 
-def test_joint_states_are_read_by_name_in_any_order():
-    guard = guarded().joints
-    names = ["gripper", *JOINTS[::-1]]
-    assert guard.read(names, [9.0, *range(6, 0, -1)]).tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-
-
-@pytest.mark.parametrize("names, positions, said", [
-    (["joint1", "elbow"], [0.0, 0.0], "no joint2, joint3, joint4, joint5, joint6; they have joint1, elbow"),
-    ([], [], "they have no names"),
-    (JOINTS, [0.0] * 5, "5 positions for 6 names"),
-    (JOINTS, [0.0] * 5 + [NAN], "not finite"),
-])
-def test_joint_states_that_cannot_be_used_are_refused_with_the_names(names, positions, said):
-    with pytest.raises(ValueError, match=said):
-        guarded().joints.read(names, positions)
-
-
 # --- all of it
 
 

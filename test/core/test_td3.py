@@ -11,13 +11,7 @@ from rlt_ros.core.td3 import TD3, TD3Config
 DIMS = Dims(token=3, rl_proprio=4, action=2, chunk=5)
 SMALL = dict(hidden=(16, 16), batch_size=32, layer_norm=False)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch(n=32, seed=0, **kwargs):
@@ -255,7 +249,9 @@ def test_a_recorded_update_is_the_update_bit_for_bit(settings):
         if i == 4:
             recorded.beta = plain.beta = 1.5
             for method in (recorded, plain):  # what the recording was not made with
-                method.measure_inputs(torch.full((9, 3), 2.0), torch.rand(9, 4, generator=torch.Generator().manual_seed(i)))
+                method.measure_inputs(
+                    torch.full((9, 3), 2.0), torch.rand(9, 4, generator=torch.Generator().manual_seed(i))
+                )
         assert recorded.update(batch(seed=i)) == plain.update(batch(seed=i))
     assert recorded._critic_gradients.recorded and recorded._actor_gradients.recorded
     for name in ("actor", "critic", "target_actor", "target_critic"):

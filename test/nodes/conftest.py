@@ -46,7 +46,7 @@ class Peer:
     def ask(self, srv_type: type, name: str, seen: Callable[[], bool], timeout_s: float = 40.0) -> None:
         """Call a service of another process, once a second, until what it does is `seen`.
 
-        As a person presses again: a process that has just started may hear the request before it has found the way back.
+        As a person presses again: one that has just started may hear the request before it has found the way back.
         """
         client = self.node.create_client(srv_type, name)
         asked_s = 0.0

@@ -227,7 +227,13 @@ def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, s
     code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('episode_node'))"
     run = lambda: subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)  # noqa: E731
     node = start(ActorNode, exploration_std=0.0)
-    start(SafetyNode, limits__action_limit=1.0, limits__max_step_change=2.0, limits__command_timeout_s=0.2, limits__slow_watchdog=True)
+    start(
+        SafetyNode,
+        limits__action_limit=1.0,
+        limits__max_step_change=2.0,
+        limits__command_timeout_s=0.2,
+        limits__slow_watchdog=True,
+    )
     executed = peer.hear(ActionChunk, "command/executed")
     states = peer.hear(EpisodeState, "episode/state", qos.STATE)
     proprio = peer.say(Proprio, "proprio", qos.SENSOR)
@@ -271,7 +277,9 @@ def test_with_a_key_file_only_signed_weights_are_used(graph, start, peer, tmp_pa
     signed = weights(2)
     signed.hmac = sign(bytes(signed.data), key.read_bytes())
     d.weights(signed)
-    d.until(graph, Phase.CRITICAL, lambda: bool(d.candidates) and d.candidates[-1].policy_version == 2, "the signed weights")
+    d.until(
+        graph, Phase.CRITICAL, lambda: bool(d.candidates) and d.candidates[-1].policy_version == 2, "the signed weights"
+    )
 
 
 def test_missing_key_file_fails_at_configure(make, tmp_path):

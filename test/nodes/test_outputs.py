@@ -1,10 +1,12 @@
 """What the controllers hear from the safety node, and each path from a candidate to the simulated arm."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -48,7 +50,7 @@ class Gate:
     """A safety node with an interface, proprioception, a robot's joints and pose, and a candidate a turn."""
 
     def __init__(self, start, peer, **parameters) -> None:
-        self.peer = peer
+        self.peer, self.driven = peer, -1
         self.node = start(SafetyNode, **LIMITS, **parameters)
         self.executed = peer.hear(ActionChunk, "command/executed")
         self.candidate = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
@@ -64,7 +66,13 @@ class Gate:
         self.candidate(self.peer.chunk(self.peer.tick(), action, steps))
 
     def until(self, condition, what: str, timeout_s: float = 20.0, **fields) -> None:
-        self.peer.graph.spin_until(lambda: (self.drive(**fields), condition())[1], what, timeout_s)
+        def turn() -> bool:
+            if self.peer.tick() > self.driven:  # one a tick, as the actor
+                self.driven = self.peer.tick()
+                self.drive(**fields)
+            return condition()
+
+        self.peer.graph.spin_until(turn, what, timeout_s)
 
     def moving(self) -> bool:
         return bool(self.executed) and self.executed[-1].source == Source.VLA
@@ -282,6 +290,8 @@ def test_gripper_as_a_trajectory(start, peer, tmp_path):
         ({"interface": "forward_command"} | ARM | {"arm__joints": ["elbow"]}, "no moving joint 'elbow', it has joint1"),
         ({"interface": "pose"} | ARM | {"arm__tip": "flange"}, "no link 'flange'"),
         ({"interface": "pose", "output__leash_m": 0.0}, "'output.leash_m' is 0.0"),
+        ({"interface": "pose", "output__max_tracking_error": 0.1}, "with interface 'pose' no controller reports it"),
+        ({"output__max_tracking_error": 0.1}, "with interface 'chunk' no controller reports it"),
         ({"interface": "ros_control"}, "one of ['chunk', 'twist', 'pose', 'joint_trajectory', 'forward_command']"),
         ({"interface": "pose", "task": "reacher"}, "'pose' takes the actions x, y, z and yaw, task 'reacher'"),
         ({"interface": "joint_trajectory", "task": "reacher"} | ARM, "or one named as each of arm.joints"),
@@ -300,25 +310,84 @@ def test_gripper_without_an_output_or_a_joint_fails_at_configure(make, tmp_path)
     assert "gripper: joint is ''" in node.configure_error
 
 
-def test_tracking_error_is_looked_at_where_control_msgs_is_and_named_where_not(make, start, peer):
-    try:
-        from control_msgs.msg import JointTrajectoryControllerState
-    except ImportError:
-        node = make(SafetyNode, interface="joint_trajectory", output__max_tracking_error=0.1, **LIMITS, **ARM)
-        assert "'output.max_tracking_error' needs the messages of control_msgs" in node.configure_error
-        return
-    gate = Gate(start, peer, interface="joint_trajectory", output__max_tracking_error=0.1, **ARM)
-    say = peer.say(JointTrajectoryControllerState, "driver/controller_state", qos.SENSOR)
+# --- the controller's own report, whose message not every machine has
 
-    def report(error: float) -> None:
-        msg = JointTrajectoryControllerState(joint_names=JOINTS)
-        msg.error.positions = packed(np.full(6, error), "d")
-        say(msg)
 
-    gate.until(lambda: (report(0.01), gate.moving())[1], "motion")
-    gate.until(lambda: (report(-0.2), gate.node.gate.reason == "tracking")[1], "the hold")
-    gate.until(lambda: (report(0.01), gate.moving())[1], "motion again")
-    gate.until(lambda: gate.node.gate.reason == "no_joints", "the hold without reports")
+class Tracked(Gate):
+    """A gate whose controller reports `error` [6] of the joints `reported` each turn; None: it is silent."""
+
+    def __init__(self, start, peer) -> None:
+        messages = pytest.importorskip("control_msgs.msg", reason="control_msgs is not installed; the wheels have none")
+        super().__init__(start, peer, interface="joint_trajectory", output__max_tracking_error=0.1, **ARM)
+        self.report = messages.JointTrajectoryControllerState
+        self.say = peer.say(self.report, "driver/controller_state", qos.SENSOR)
+        self.states = peer.hear(SafetyState, "safety/state", qos.STATE)
+        self.diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
+        self.error, self.reported = None, JOINTS
+
+    def drive(self, **fields) -> None:
+        if self.error is not None:
+            msg = self.report(joint_names=self.reported)
+            msg.error.positions = packed(np.broadcast_to(np.array(self.error, float), len(self.reported)), "d")
+            self.say(msg)
+        super().drive(**fields)
+
+    def until_held(self, reason: str, words: str) -> None:
+        """Until the robot is held, and the operator was told why."""
+
+        def held() -> bool:
+            newest = [s for msg in self.diagnostics[-20:] for s in msg.status if s.name == "safety_node"][-1:]
+            told = bool(self.states) and self.states[-1].reason == reason and newest and words in newest[0].message
+            return bool(told) and self.executed[-1].source == Source.HOLD
+
+        self.until(held, f"the hold for {reason}, told with '{words}'")
+
+    def until_moving(self) -> None:
+        self.error, self.reported = 0.01, JOINTS
+        self.until(self.moving, "motion")
+
+
+@pytest.fixture
+def tracked(start, peer):
+    return Tracked(start, peer)
+
+
+def test_a_small_tracking_error_goes_on_and_a_large_one_holds(tracked):
+    tracked.until_moving()
+    tracked.error = [0.09, -0.09, 0.0, 0.0, 0.0, 0.0]
+    count = len(tracked.executed)
+    moved = lambda: sum(msg.source == Source.VLA for msg in tracked.executed[count:])  # noqa: E731
+    tracked.until(lambda: moved() > 20, "motion under the limit")
+    assert tracked.node.gate.counts["tracking"] == 0
+    tracked.error = [0.0, 0.0, -0.2, 0.0, 0.0, 0.0]
+    tracked.until_held("tracking", "driver/controller_state has an error of 0.2, more than output.max_tracking_error")
+    tracked.until_moving()
+
+
+@pytest.mark.parametrize("error, joints",
+                         [(np.nan, JOINTS), ([0, 0, 0, 0, 0, np.inf], JOINTS), (0.0, JOINTS[:5]), (0.0, ["elbow"])])
+def test_a_report_without_a_finite_error_of_each_joint_holds(tracked, error, joints):
+    tracked.until_moving()
+    tracked.error, tracked.reported = error, joints
+    tracked.until_held("tracking", "driver/controller_state has an error of inf")
+
+
+def test_a_controller_that_falls_silent_holds_whatever_it_said_last(tracked):
+    tracked.until_moving()
+    tracked.error = None
+    tracked.until_held("no_joints", "too old on driver/controller_state")
+    tracked.until_moving()
+
+
+def test_nothing_moves_before_the_first_report(tracked):
+    tracked.until(lambda: tracked.node.gate.counts["no_joints"] > 20, "held ticks")
+    assert all(msg.source == Source.HOLD for msg in tracked.executed)
+
+
+def test_without_control_msgs_a_limit_of_the_tracking_error_fails_at_configure(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "control_msgs.msg", None)  # as where it is not installed
+    node = make(SafetyNode, interface="joint_trajectory", output__max_tracking_error=0.1, **LIMITS, **ARM)
+    assert "'output.max_tracking_error' needs the messages of control_msgs" in node.configure_error
 
 
 # --- the whole path, with the simulated arm

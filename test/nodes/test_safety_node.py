@@ -40,7 +40,7 @@ def gate(gates):
 
 @pytest.fixture
 def gates(start, peer):
-    """gates(**parameters): an active safety node; `drive()` sends proprioception and a candidate for the present tick."""
+    """gates(**parameters): an active safety node; `drive()` sends proprioception and a candidate of the tick."""
 
     def made(**parameters):  # noqa: ANN202
         return driven_by(peer, start(SafetyNode, **parameters))
@@ -300,8 +300,21 @@ def test_watched_joints_hold_the_robot_while_they_are_not_known(graph, gates, pe
     say = joint_states(peer, JOINTS[::-1] + ["gripper"])
     moved = lambda: (say([*READY[::-1], 0.02]), node.drive(), moving(node.heard))[2]  # noqa: E731
     graph.spin_until(moved, "motion")
-    assert node.joints.tolist() == pytest.approx(READY)
+    assert node.book.values(JOINTS, 0.0).tolist() == pytest.approx(READY)
     until_held(graph, node, "no_joints")  # they are silent
+    until_told(graph, node, "driver/joint_states has no joint1, joint2, joint3, joint4, joint5, joint6")
+
+
+def test_watched_joints_may_come_in_several_messages_and_each_must_come(graph, gates, peer):
+    node = gates(arm__urdf=str(URDF), **WATCHED)
+    say, say_others = joint_states(peer, JOINTS[:2]), joint_states(peer, ["gripper", *JOINTS[2:]])
+    both = lambda: (say(READY[:2]), say_others([0.02, *READY[2:]]), node.drive(), moving(node.heard))[3]  # noqa: E731
+    graph.spin_until(both, "motion")
+    assert node.gate.counts["wrong_joints"] == 0
+    held = lambda: (say(READY[:2]), node.drive(), told(node) == "no_joints")[2]  # noqa: E731
+    graph.spin_until(held, "the hold without the others")
+    graph.spin_until(lambda: (say(READY[:2]), node.gate.counts["wrong_joints"] > 0)[1], "the refusal")
+    graph.spin_until(both, "motion again")
 
 
 def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, peer):

@@ -64,7 +64,12 @@ def test_critical_ticks_without_a_command_are_counted(graph, sim, peer):
 
 def test_any_gymnasium_task_is_served_and_moved_through_the_safety_node(graph, start, peer):
     """Reacher: two joint torques, one array of joint states, no tool, no workspace."""
-    limits = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.2, "limits__slow_watchdog": True}
+    limits = {
+        "limits__action_limit": 1.0,
+        "limits__max_step_change": 2.0,
+        "limits__command_timeout_s": 0.2,
+        "limits__slow_watchdog": True,
+    }
     start(SimNode, task="reacher")
     start(ProprioNode, task="reacher")
     start(SafetyNode, task="reacher", proprio_timeout_s=1.0, **limits)

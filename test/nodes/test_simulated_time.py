@@ -24,6 +24,7 @@ from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE, SimulatedClock
 from rlt_ros.ros.supervisor import Supervisor, commands
 
 S = 1_000_000_000
+LIMITS = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04}
 
 # --- the clock, with peers that hold it
 
@@ -100,7 +101,7 @@ def test_clock_goes_on_without_a_node_that_died_and_waits_again_when_it_is_back(
 
 
 def test_ticks_and_time_outs_follow_the_clock(graph, start, peer):
-    node = start(SafetyNode, task="ethernet", use_sim_time=True, **{"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04})
+    node = start(SafetyNode, use_sim_time=True, **LIMITS)
     executed = peer.hear(ActionChunk, "command/executed")
     leaves = peer.hear(Header, LEAVE)
     tell = peer.say(Clock, CLOCK, qos.SENSOR)
@@ -134,19 +135,19 @@ def test_ticks_and_time_outs_follow_the_clock(graph, start, peer):
 def test_simulated_time_is_chosen_before_configure(start, graph):
     from rclpy.parameter import Parameter
 
-    node = start(SafetyNode, task="ethernet", **{"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04})
+    node = start(SafetyNode, **LIMITS)
     answer = node.set_parameters([Parameter("use_sim_time", value=True)])[0]
     assert not answer.successful and "use_sim_time" in answer.reason
 
 
 # --- the whole graph, in lock-step
 
-NODES = ("camera_node", "proprio_node", "teleop_node", "safety_node", "episode_node", "vla_node", "actor_node", "sim_node")
+NODES = tuple(f"{name}_node" for name in ("camera", "proprio", "teleop", "safety", "episode", "vla", "actor", "sim"))
 DEADMAN = 5  # of Joy.buttons
 
 
 class Run:
-    """All processes that move the robot, by a simulated clock that the test holds too: its presses come at exact ticks."""
+    """All processes that move the robot, by a simulated clock that the test holds too: presses come at exact ticks."""
 
     def __init__(self, graph, peer, folder, factor: float):
         self.graph, self.peer = graph, peer

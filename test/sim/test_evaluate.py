@@ -1,4 +1,4 @@
-"""Evaluation of any task and any session, end to end in lock-step: one or two episodes with a VLA that nobody trained."""
+"""Evaluation of any task and any session, end to end in lock-step: an episode or two with an untrained VLA."""
 
 import json
 from types import SimpleNamespace
@@ -19,13 +19,7 @@ from rlt_ros.sim.lockstep import LockStep, Timing
 from rlt_ros.sim.task import load_task
 from rlt_ros.vla.train import new_pi0
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +43,29 @@ def session_of(folder, token: int, config: dict | None = None, **settings) -> st
     if config is not None:
         model = config.pop("model")
         stride = {"stride": config.pop("stride")}
-        content = {"/**": {"ros__parameters": config | {"rate_hz": 50.0}}, "/**/vla_node": {"ros__parameters": {"model": model}},
-                   "/**/replay_node": {"ros__parameters": stride}}
+        content = {
+            "/**": {"ros__parameters": config | {"rate_hz": 50.0}},
+            "/**/vla_node": {"ros__parameters": {"model": model}},
+            "/**/replay_node": {"ros__parameters": stride},
+        }
         (folder / "config.yaml").write_text(yaml.safe_dump(content))
     return str(folder)
 
 
 def test_any_gymnasium_task_is_evaluated(reacher, tmp_path):
     out = tmp_path / "result.json"
-    arguments = ["--task", "reacher", "--policy", "base", "--checkpoint", str(reacher), "--episodes", "2", "--threads", "1"]
+    arguments = [
+        "--task",
+        "reacher",
+        "--policy",
+        "base",
+        "--checkpoint",
+        str(reacher),
+        "--episodes",
+        "2",
+        "--threads",
+        "1",
+    ]
     assert main(["eval", *arguments, "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert result["task"] == "reacher" and result["episodes"] == 2

@@ -41,7 +41,11 @@ def test_missing_key_is_named(tmp_path, ethernet):
         ("action", {"names": ["x"], "scale": [0.1, 0.1]}, "action.names has 1"),
         ("vla_state", ["touch"], "'touch'"),
         ("hand_over", {"key": "depth", "over": 1}, "'over'"),
-        ("state", [{"key": "pose", "size": 4}, {"key": "twist", "size": 4}], "max_force is 40.0, but the state has no wrench"),
+        (
+            "state",
+            [{"key": "pose", "size": 4}, {"key": "twist", "size": 4}],
+            "max_force is 40.0, but the state has no wrench",
+        ),
     ],
 )
 def test_bad_values_are_named(tmp_path, ethernet, key, value, said):

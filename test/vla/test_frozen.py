@@ -1,4 +1,4 @@
-"""The shipped VLA: loads through the code of any checkpoint, answers pixels, and refuses what does not fit with words that help."""
+"""The shipped VLA: loads as any checkpoint, answers pixels, and refuses what does not fit with words that help."""
 
 import json
 import shutil
@@ -44,7 +44,11 @@ def test_the_decoder_needs_the_shipped_token():
     ("images", "proprio", "said"),
     [
         ({"wrist": np.zeros((96, 96, 3), np.uint8)}, np.zeros(14), "camera 'base' is missing"),
-        ({c: np.zeros((96, 96, 3), np.float32) for c in ("wrist", "base")}, np.zeros(14), "camera 'wrist': got float32"),
+        (
+            {c: np.zeros((96, 96, 3), np.float32) for c in ("wrist", "base")},
+            np.zeros(14),
+            "camera 'wrist': got float32",
+        ),
         ({c: np.zeros((96, 96, 3), np.uint8) for c in ("wrist", "base")}, np.full(14, np.nan), "14 finite numbers"),
         ({c: np.zeros((96, 96, 3), np.uint8) for c in ("wrist", "base")}, np.zeros(7), "14 finite numbers"),
     ],
