@@ -1,6 +1,7 @@
 """`rlt practice` as a user starts it: every node as a process, in the simulator, with the simulated person."""
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -110,12 +111,18 @@ def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
     assert "episode 1: " in output
     before = [entry.sequence for entry in read_journal(session / "journal")]
 
-    code, output = practise("--episodes", "1").end()
+    # This time in simulated time, in which nothing comes late on any machine.
+    code, output = practise("--episodes", "1", "--speed", "0").end()
     assert code == 0, output
     assert "resumed after 1 episodes" in output
     assert [e.index for e in read_episodes(session)] == [1, 2]
     after = [entry.sequence for entry in read_journal(session / "journal")]
     assert after == list(range(len(after))) and len(after) > len(before)
+    loops = json.loads((session / "loops.json").read_text())
+    assert loops["sim_node"]["critical_ticks"] > 50
+    assert loops["sim_node"]["ticks_without_fresh_command"] == loops["sim_node"]["ticks_bridged"] == 0
+    assert loops["actor_node"]["missed"] == 0
+    assert loops["vla_node"]["late_references"] == 0
 
 
 def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tmp_path):
@@ -222,3 +229,4 @@ def test_session_of_another_task_is_refused(tmp_path, capsys):
 
 def test_wrong_usage_is_exit_code_2():
     assert main(["practice", "--episodes", "0"]) == 2
+    assert main(["practice", "--speed", "-1"]) == 2
