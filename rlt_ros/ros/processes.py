@@ -21,6 +21,8 @@ class Process:
     modules: libraries that are slow to load and start no threads: a supervisor loads them once for all that need some.
         rclpy is not among them (docs/decisions/0017-zygote.md). None: each loads its own.
     threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
+    shared_memory: Fast DDS may use it, for big messages of others. What ours send stays out of it, because a reader that
+        is killed can spoil it for good (docs/decisions/0026-no-shared-memory.md).
     """
 
     name: str
@@ -29,13 +31,19 @@ class Process:
     work: str = "ordinary"
     modules: tuple[str, ...] | None = None
     threads: int = 1
+    shared_memory: bool = False
     package: str = PACKAGE
     remappings: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, object], ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """Variables that run.py and torch read."""
-        return {"RLT_WORK": self.work, "OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        """Variables that run.py, torch and Fast DDS read."""
+        return {
+            "RLT_WORK": self.work,
+            "OMP_NUM_THREADS": str(self.threads),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "FASTDDS_BUILTIN_TRANSPORTS": "DEFAULT" if self.shared_memory else "UDPv4",
+        }
 
 
 # In the order in which a supervisor starts them: what is ready soon loads beside the libraries of the others, and the
@@ -47,7 +55,7 @@ TABLE = (
     Process("operator_node", where="sim", person="simulated"),
     # The simulator's pictures have no noise: where nothing moves they stay the same, and are not frozen.
     Process("camera_node", where="sim", parameters=(("freeze_s", 0.0),)),
-    Process("camera_node", where="real"),
+    Process("camera_node", where="real", shared_memory=True),  # drivers send megabytes
     Process("proprio_node", work="control"),
     Process("teleop_node", work="control"),
     Process("safety_node", work="control"),

@@ -38,6 +38,13 @@ def test_what_computes_yields_to_what_moves() -> None:
     assert set(work.values()) <= set(KINDS)
 
 
+def test_only_what_reads_a_drivers_pictures_uses_shared_memory() -> None:
+    """A reader that is killed can spoil the memory of whoever sends to it: nobody who sends what moves the robot."""
+    transports = {(p.name, p.where): p.environment()["FASTDDS_BUILTIN_TRANSPORTS"] for p in processes.TABLE}
+    assert transports.pop(("camera_node", "real")) == "DEFAULT"
+    assert set(transports.values()) == {"UDPv4"}
+
+
 def test_robot_file_is_a_path_or_a_name(tmp_path: Path) -> None:
     robots = tmp_path / "config" / "robots"
     robots.mkdir(parents=True)
