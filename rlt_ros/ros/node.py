@@ -206,6 +206,13 @@ class RltNode(LifecycleNode):
         """ROS time in ns."""
         return self.get_clock().now().nanoseconds
 
+    def expect_recent(self, what: str, tick: int, most: int) -> None:
+        """ValueError when `tick` is more than `most` ticks ago: `what` came too late to be acted on."""
+        age = self.control.tick(self.now_ns()) - tick
+        if age > most:
+            raise ValueError(f"{what} of tick {tick} is {age} ticks old on arrival, expected at most {most};"
+                             " synchronise the clocks (chrony or PTP) or find what delays it")
+
     def fail(self, error: BaseException) -> None:
         """End the process with exit code 1 because of `error`; safe from any thread."""
         if self.failure is None:
