@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlt_ros.core.commander import Commander
+from rlt_ros.core.commander import HUMAN_TIMEOUT_STEPS, Commander
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
@@ -18,6 +18,7 @@ from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
+HELD_S = 0.5  # a running episode that is held for longer is reported; at its start the first reference takes its time
 
 
 class ActorNode(RltNode):
@@ -72,6 +73,8 @@ class ActorNode(RltNode):
         self.proprio_tick = -1
         self.behind = 0  # ticks whose own proprioception had not come: the actor acted on the one before
         self.hold_reason = ""
+        self.moved_s = self.now_s()  # when the robot was last not held in a running episode
+        self.unusable = ""  # why the newest weights were refused
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
@@ -93,7 +96,9 @@ class ActorNode(RltNode):
         self.commander.exploration_std = self.params.exploration_std
 
     def on_proprio(self, msg: Proprio) -> None:
-        self.proprio_tick, self.proprio = proprio_from_msg(msg, self.task.proprio_dim)
+        tick, proprio = proprio_from_msg(msg, self.task.proprio_dim)
+        self.expect_recent("proprioception", tick, self.params.max_age_ticks)
+        self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s = self.now_s()
 
     def on_state(self, msg: RLState) -> None:
@@ -108,6 +113,8 @@ class ActorNode(RltNode):
 
     def on_human(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.task.action_dim)
+        if chunk.steps:  # a release counts whenever it comes
+            self.expect_recent("human command", chunk.tick, HUMAN_TIMEOUT_STEPS)
         self.commander.set_human(chunk.actions[0] if chunk.steps else None)
 
     def on_episode(self, msg: EpisodeState) -> None:
@@ -127,9 +134,11 @@ class ActorNode(RltNode):
         except ValueError as error:
             self.refused_weights[error.reason.value if isinstance(error, WeightsRejected) else "sizes"] += 1
             self.reject("learner/weights", error)
+            if msg.version != self.version:  # those in use, said again, are no news
+                self.unusable = str(error)
             return
         with self._lock:
-            self.version = msg.version
+            self.version, self.unusable = msg.version, ""
             self.commander.offer_policy(actor.act, msg.version)
 
     def checked(self, msg: PolicyWeights) -> Actor:
@@ -158,8 +167,18 @@ class ActorNode(RltNode):
             self.chunks.publish(chunk_to_msg(command.planned, self.control))
         lost = f"episode/state is silent for more than {self.params.episode_timeout_s} s; is episode_node alive?"
         self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
+        if not self.hold_reason or self.episode.phase not in RUNNING:
+            self.moved_s = now_s
+
+    def trouble(self) -> str:
+        """What somebody must see to, or ""."""
+        held_s = self.now_s() - self.moved_s
+        if held_s > HELD_S:
+            return f"holds the robot for {held_s:.1f} s: {self.hold_reason}"
+        return f"goes on with weights of version {self.version}: {self.unusable}" if self.unusable else ""
 
     def on_diagnostics_(self) -> dict:
+        self.problem = self.trouble()
         refused = {f"weights_refused_{reason}": count for reason, count in self.refused_weights.items()}
         return {
             "policy_version": self.version,

@@ -66,7 +66,7 @@ class Camera:
         self.watch = PictureWatch(settings.freeze_s, settings.dark_level, settings.bright_level)
         self.troubles = Troubles()
         self.refused: Counter[str] = Counter()
-        self.heard_s: float | None = None  # when the newest came, or when its lack was first looked for
+        self.heard_s = 0.0  # by the node's now_s()
         self.published_ns = 0
         self.output: Any = None
         self.capture: Capture | None = None
@@ -135,7 +135,7 @@ class CameraNode(RltNode):
 
     def on_activate_(self) -> None:
         for camera in self.cameras.values():
-            camera.heard_s = None if self.before_time() else self.now_s()
+            camera.heard_s = self.now_s()
             if camera.settings.transport in ("device", "file"):
                 opener = DeviceSource if camera.settings.transport == "device" else file_source
                 camera.capture = Capture(self.wanted(camera.settings), opener, self.taking(camera), self.fail)
@@ -217,8 +217,6 @@ class CameraNode(RltNode):
     def look_at(self, camera: Camera, now_s: float) -> None:
         """Note what is seen over many pictures only."""
         s, stamps = camera.settings, camera.stamps
-        if camera.heard_s is None:
-            camera.heard_s = now_s
         if camera.capture is not None and camera.capture.trouble:
             camera.note("gone", f"has no pictures: {camera.capture.trouble}", now_s)
         if now_s - camera.heard_s > s.max_silence_s:

@@ -56,7 +56,7 @@ class ProprioNode(RltNode):
         self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(needed)}
         self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
-        self.joined_s: float | None = None  # when the newest was complete, or when its lack was first looked for
+        self.joined_s = self.now_s()
         self.silent = False
         self.skew_s = 0.0
         for stream, msg_type, callback in (
@@ -136,8 +136,6 @@ class ProprioNode(RltNode):
         for kind, text in self.troubles.news(now_s).items():
             if not kind.endswith("refused"):  # the base has logged it
                 self.get_logger().warning(text)
-        if self.joined_s is None:
-            self.joined_s = now_s
         problems = list(self.troubles.current(now_s).values())
         silent_s = now_s - self.joined_s
         if silent_s > self.params.max_silence_s:

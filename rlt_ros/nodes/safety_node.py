@@ -7,6 +7,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.commander import HUMAN_TIMEOUT_STEPS
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
@@ -125,14 +126,17 @@ class SafetyNode(RltNode):
         self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
 
     def on_proprio(self, msg: Proprio) -> None:
-        self.proprio_tick, self.proprio = proprio_from_msg(msg)
+        tick, proprio = proprio_from_msg(msg, self.task.proprio_dim)
+        self.expect_recent("proprioception", tick, self.params.max_age_ticks)
+        self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s = self.now_s()
 
     def on_reference(self, msg: ActionChunk) -> None:
         self.gate.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
-        chunk_from_msg(msg, self.task.action_dim)  # what cannot be read is no sign of life
+        chunk = chunk_from_msg(msg, self.task.action_dim)  # what cannot be read, or is late, is no sign of life
+        self.expect_recent("human command", chunk.tick, HUMAN_TIMEOUT_STEPS)
         self.gate.hear_human(self.now_s())
 
     def on_episode(self, msg: EpisodeState) -> None:

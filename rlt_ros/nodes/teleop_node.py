@@ -88,7 +88,11 @@ class TeleopNode(RltNode):
             self.send(tick + 1, action[None])
         elif self.commanding:
             if self.gamepad.lost(self.now_s()):
-                self.get_logger().warning(f"gamepad silent for {self.params.timeout_s} s; the intervention ends")
+                self.problem = (
+                    f"the gamepad is silent for more than {self.params.timeout_s} s: the intervention has ended; is it"
+                    " plugged in, and joy_node alive?"
+                )
+                self.get_logger().warning(self.problem)
             self.send(tick + 1, np.zeros((0, self.action_dim), np.float32))
         self.commanding = action is not None
 

@@ -29,6 +29,7 @@ from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, La
 from rlt_ros.vla.traced import TracedVLA
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
+SILENT_S = 0.5  # without a frame for longer: reported
 SILENT_TICKS = 2  # a gate whose last command is so much older than the frame is not heard
 
 
@@ -98,6 +99,7 @@ class VlaNode(RltNode):
         return self.control.stamp_ns(frame + self.params.latency_ticks)
 
     def on_activate_(self) -> None:
+        self.seen_s = self.matched_s = self.now_s()  # of the newest frame, and of the newest with proprioception
         self.worker = threading.Thread(target=self.work, name="vla", daemon=True)
         self.queue.open()
         self.worker.start()
@@ -125,7 +127,7 @@ class VlaNode(RltNode):
             )
         frame = self.joiner.add(name, stamp_ns(msg.header.stamp), picture)
         if frame is not None:
-            self.waiting = frame
+            self.waiting, self.seen_s = frame, self.now_s()
             self.schedule_waiting()
 
     def schedule_waiting(self) -> None:
@@ -145,7 +147,7 @@ class VlaNode(RltNode):
             )
         if self.proprios[-1][0] < frame.tick:
             return  # the tick's own may still come
-        self.waiting = None
+        self.waiting, self.matched_s = None, self.now_s()
         frame.proprio = fitting[-1]
         full = self.schedule.is_full(frame.tick)
         self.forecast.arrived(frame.tick, full, self.now_ns())
@@ -194,7 +196,7 @@ class VlaNode(RltNode):
         self.states.publish(state_to_msg(TokenFrame(frame.tick, token, frame.proprio), self.control, frame.stamp_ns))
 
     def on_diagnostics_(self) -> dict:
-        self.problem = self.joiner.trouble() or self.slowness()
+        self.problem = self.joiner.trouble() or self.silence() or self.slowness()
         mean = lambda values: round(float(np.mean(values)), 1) if values else 0.0  # noqa: E731
         return {
             "frame_delay_ms": round(self.forecast.delay_ms, 1),
@@ -208,6 +210,18 @@ class VlaNode(RltNode):
             "skew_ms": round(self.joiner.skew_ns * 1e-6, 1),
             "unmatched_pictures": self.joiner.unmatched,
         }
+
+    def silence(self) -> str:
+        """What the frames lack that do not come; "" while they come."""
+        now_s = self.now_s()
+        if now_s - self.seen_s > SILENT_S:
+            return f"no pictures for {now_s - self.seen_s:.1f} s: is camera_node alive, and what does it say?"
+        if now_s - self.matched_s > SILENT_S:
+            return (
+                f"no proprioception of the pictures' time for {now_s - self.matched_s:.1f} s: is proprio_node alive,"
+                " and what does it say?"
+            )
+        return ""
 
     def slowness(self) -> str:
         """What to set when references take longer than latency_ticks; "" when they do not."""

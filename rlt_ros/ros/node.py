@@ -79,7 +79,7 @@ class RltNode(LifecycleNode):
         self.simulated_time = False
         self._leave: Any = None  # publisher, with simulated time
         self._left_ns: int | None = None  # the leave that was given last
-        self._clock_ns = 0  # what /clock said last, with simulated time
+        self._clock_ns = self._first_ns = 0  # what /clock said last, and first, with simulated time
         self._heard: list[Any] = []  # subscriptions
         self._values = self._declare()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -134,7 +134,8 @@ class RltNode(LifecycleNode):
 
         def deliver(msg: Any) -> None:
             with self._lock:
-                if not (self.active or latched) or self.before_time():
+                timeless = self.simulated_time and self.now_ns() == 0  # without a clock nothing has an age
+                if not latched and (timeless or not self.active):
                     return
                 try:
                     callback(msg)
@@ -238,19 +239,16 @@ class RltNode(LifecycleNode):
         return self._clock_ns if self.simulated_time else self.get_clock().now().nanoseconds
 
     def now_s(self) -> float:
-        """Seconds for time-outs: of a clock that nobody sets, or of ROS time when that is simulated."""
-        return self.now_ns() * 1e-9 if self.simulated_time else time.monotonic()
+        """Seconds for time-outs, of a clock that nobody sets; with simulated time since the first /clock."""
+        return (self._clock_ns - self._first_ns) * 1e-9 if self.simulated_time else time.monotonic()
 
     def _on_clock(self, msg: ClockMsg) -> None:
         with self._lock:
             self._clock_ns = stamp_ns(msg.clock)
+            self._first_ns = self._first_ns or self._clock_ns
             for loop in self._loops:
                 loop.advance(self._clock_ns)
             self.give_leave()
-
-    def before_time(self) -> bool:
-        """Time is simulated and nobody has set the clock yet: what comes now has no age."""
-        return self.simulated_time and self.now_ns() == 0
 
     def give_leave(self, again: bool = False) -> None:
         """Tell a simulated clock how far it may go; without one, nothing. For what a callback started in a thread.
@@ -267,6 +265,13 @@ class RltNode(LifecycleNode):
             if (again or until_ns != self._left_ns) and (moments or self._left_ns is not None):
                 self._left_ns = until_ns
                 self._leave.publish(header(until_ns, self.get_fully_qualified_name()))
+
+    def expect_recent(self, what: str, tick: int, most: int) -> None:
+        """ValueError when `tick` is more than `most` ticks ago: `what` came too late to be acted on."""
+        age = self.control.tick(self.now_ns()) - tick
+        if age > most:
+            raise ValueError(f"{what} of tick {tick} is {age} ticks old on arrival, expected at most {most};"
+                             " synchronise the clocks (chrony or PTP) or find what delays it")
 
     def fail(self, error: BaseException) -> None:
         """End the process with exit code 1 because of `error`; safe from any thread."""
@@ -308,7 +313,8 @@ class RltNode(LifecycleNode):
         self._values = {name: self.get_parameter(name).value for name in self._values}
         self.params = parameters.build(self.Parameters, self._values | self._undeclared(), self.get_name())
         self.control = ControlClock(self.params.rate_hz) if hasattr(self.params, "rate_hz") else None
-        self.simulated_time, self._clock_ns = bool(self.get_parameter("use_sim_time").value), 0
+        self.simulated_time = bool(self.get_parameter("use_sim_time").value)
+        self._clock_ns = self._first_ns = 0
         self._stage = "configure"
         try:
             if self.simulated_time:

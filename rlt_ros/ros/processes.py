@@ -21,8 +21,8 @@ class Process:
     modules: libraries that are slow to load and start no threads: a supervisor loads them once for all that need some.
         rclpy is not among them (docs/decisions/0017-zygote.md). None: each loads its own.
     threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
-    shared_memory: Fast DDS may use it, for big messages of others. What ours send stays out of it, because a reader that
-        is killed can spoil it for good (docs/decisions/0026-no-shared-memory.md).
+    shared_memory: Fast DDS may use it, for big messages of others. What ours send stays out of it, because a reader
+        that is killed can spoil it for good (docs/decisions/0026-no-shared-memory.md).
     """
 
     name: str

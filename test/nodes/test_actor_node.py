@@ -1,14 +1,9 @@
 """Who drives at each tick."""
 
-import os
-import signal
-import subprocess
-
 import numpy as np
 import pytest
 import torch
 from rclpy.parameter import Parameter
-from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
@@ -18,7 +13,6 @@ from rlt_ros.core.weights import pack, sign
 from rlt_ros.data.changes import read_changes
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.nodes.actor_node import ActorNode
-from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import packed, state_to_msg
 
@@ -190,14 +184,6 @@ def test_after_a_release_the_actor_begins_with_the_humans_last_action(graph, sta
     assert list(plans()[0].actions[:4]) == list(release.actions[:4])
 
 
-def test_human_who_falls_silent_holds_the_robot(graph, driven, peer):
-    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.VLA, "the warm-up")
-
-    driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
-    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.HOLD, "the hold")
-    assert "human command lost" in driven.node.hold_reason
-
-
 def test_candidate_carries_a_lookahead(graph, driven):
     driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "the reference")
     driven.until(graph, Phase.APPROACH, lambda: len(driven.planned) > 3, "chunks")
@@ -220,51 +206,6 @@ def test_messages_of_the_wrong_size_are_dropped(graph, driven, peer):
         return driven.node.rejected["vla/reference"] > 0
 
     graph.spin_until(refused, "the drop")
-
-
-def test_killed_episode_node_leaves_the_robot_still_and_comes_back_idle(graph, start, peer, python):
-    """SIGKILL in the critical phase: the latched phase is not acted upon for ever; nothing moves after the restart."""
-    code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('episode_node'))"
-    run = lambda: subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)  # noqa: E731
-    node = start(ActorNode, exploration_std=0.0)
-    start(
-        SafetyNode,
-        limits__action_limit=1.0,
-        limits__max_step_change=2.0,
-        limits__command_timeout_s=0.2,
-        limits__slow_watchdog=True,
-    )
-    executed = peer.hear(ActionChunk, "command/executed")
-    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
-    proprio = peer.say(Proprio, "proprio", qos.SENSOR)
-    reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
-    sent = 0
-
-    def source() -> int:
-        nonlocal sent
-        tick = peer.tick()
-        if tick != sent:
-            sent = tick
-            proprio(peer.proprio(tick))
-            reference(peer.chunk(tick, DOWN, 50))
-        return executed[-1].source if executed else -1
-
-    episodes = run()
-    try:
-        peer.ask(Trigger, "episode/start", lambda: states and states[-1].phase == Phase.APPROACH)
-        peer.ask(Trigger, "episode/hand_over", lambda: states[-1].phase == Phase.CRITICAL)
-        graph.spin_until(lambda: source() == Source.VLA, "motion")
-        os.kill(episodes.pid, signal.SIGKILL)
-        graph.spin_until(lambda: (source(), "episode_node" in node.hold_reason)[1], "the reason", timeout_s=3.0)
-        graph.spin_until(lambda: source() == Source.HOLD, "the hold", timeout_s=1.0)
-        episodes.wait()
-        episodes, first = run(), len(executed)
-        graph.spin_until(lambda: (source(), states[-1].phase == Phase.IDLE)[1], "the restarted node", timeout_s=40.0)
-        graph.spin_until(lambda: (source(), node.hold_reason == "phase is IDLE")[1], "the hold in IDLE")
-        assert all(msg.source == Source.HOLD for msg in executed[first:])
-    finally:
-        episodes.kill()
-        episodes.wait()
 
 
 def test_with_a_key_file_only_signed_weights_are_used(graph, start, peer, tmp_path):

@@ -49,27 +49,6 @@ def test_streams_of_a_tick_become_one_vector(graph, start, peer, request):
     np.testing.assert_allclose(values[[0, 3, 5, 10]], [0.45, 0.2, 0.25, 3.0], atol=1e-6)
 
 
-def test_reading_that_is_not_finite_is_dropped_and_the_next_good_one_published(graph, start, peer, request):
-    node = start(ProprioNode)
-    heard = peer.hear(Proprio, "proprio", qos.SENSOR)
-    robot = request.getfixturevalue("robot")
-    graph.spin_until(lambda: (robot(force=float("nan")), node.rejected["driver/wrench"] > 0)[1], "the drop")
-    assert not heard
-    graph.spin_until(lambda: "driver/wrench: wrench: values" in node.problem, "the report")
-    graph.spin_until(lambda: (robot(), heard)[1], "proprioception")
-
-
-def test_drivers_clock_that_is_ahead_is_refused_and_the_right_one_used_at_once(graph, start, peer, request):
-    node = start(ProprioNode)
-    heard = peer.hear(Proprio, "proprio", qos.SENSOR)
-    robot = request.getfixturevalue("robot")
-    says = "ahead of this computer's clock, expected at most 0.1 s; synchronise"
-    graph.spin_until(lambda: (robot(offset_s=3600.0), says in node.problem)[1], "the report")
-    assert not heard
-    graph.spin_until(lambda: (robot(), heard)[1], "proprioception")
-    assert heard[0].tick <= peer.tick()
-
-
 def test_drivers_clock_that_is_behind_is_reported(graph, start, request):
     node = start(ProprioNode)
     robot = request.getfixturevalue("robot")

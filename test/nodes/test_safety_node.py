@@ -1,26 +1,19 @@
 """The last word before the robot."""
 
-import os
-import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import qos
-from rlt_ros.sim.task import task_folder
 
 LIMITS = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04}
 UP = [0.0, 0.0, 0.5, 0.0]
@@ -132,54 +125,11 @@ def test_each_tick_is_executed_once(graph, gate):
     assert ticks == sorted(set(ticks))
 
 
-def test_emergency_stop_stays_until_a_person_releases_it(graph, gate, peer):
-    states = peer.hear(SafetyState, "safety/state", qos.STATE)
-    graph.spin_until(lambda: driven(gate), "motion")
-    assert peer.call(Trigger, "safety/stop").success
-    first = len(gate.heard)
-
-    def commanded_in_vain() -> bool:
-        gate.drive()
-        return len(gate.heard) > first + 25
-
-    graph.spin_until(commanded_in_vain, "25 ticks under the stop")
-    assert all(msg.source == Source.HOLD for msg in gate.heard[first + 1 :])
-    graph.spin_until(lambda: states[-1].estop and states[-1].reason == "estop", "the state")
-    assert peer.call(Trigger, "safety/release").success
-    graph.spin_until(lambda: driven(gate), "motion after the release")
-
-
-def test_candidate_that_is_not_finite_is_counted_and_never_executed(graph, gate, peer):
-    graph.spin_until(lambda: driven(gate), "motion")
-    say = peer.say(ActionChunk, "command/candidate", qos.COMMAND)
-
-    def refused() -> bool:
-        bad = peer.chunk(peer.tick(), UP)
-        bad.actions[2] = float("nan")
-        say(bad)
-        return gate.gate.counts["malformed"] > 0
-
-    graph.spin_until(refused, "the refusal")
-    graph.spin_until(lambda: holding(gate.heard), "the hold")
-    assert all(np.isfinite(msg.actions).all() for msg in gate.heard)
-
-
 def test_task_file_alone_is_enough(graph, gates):
     """The limits of the simulated arm stand in it; a robot's file replaces them one by one."""
     node = gates(task="ethernet")
     until_moving(graph, node)
     assert node.limits.max_force == 40.0 and node.gate.command_timeout_s == 0.04
-
-
-def test_missing_limits_fail_at_configure_with_their_names_and_where_to_set_them(make, tmp_path):
-    task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
-    del task["limits"]["action_limit"], task["limits"]["max_linear_velocity"]
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(task))
-    error = make(SafetyNode, task=str(path)).configure_error
-    assert "'action_limit' is missing, 'max_linear_velocity' is missing" in error and "robot file" in error
-    robot = {"limits__action_limit": 0.5, "limits__max_linear_velocity": 0.05}
-    assert make(SafetyNode, task=str(path), **robot).configure_error == ""
 
 
 def test_watchdog_follows_from_the_rate_and_a_slower_one_must_be_asked_for(make):
@@ -249,16 +199,6 @@ def test_running_episode_that_falls_silent_holds_until_it_is_heard_again(graph, 
     graph.spin_until(heard, "motion")
 
 
-def test_second_node_that_commands_holds_the_robot_until_it_is_gone(graph, gate):
-    until_moving(graph, gate)
-    rival = graph.add(Node("rival"))
-    publisher = rival.create_publisher(ActionChunk, "command/candidate", qos.COMMAND)
-    until_held(graph, gate, "two_publishers")
-    until_told(graph, gate, "two nodes send on command/candidate", "/peer, /rival")
-    rival.destroy_publisher(publisher)
-    until_moving(graph, gate)
-
-
 def test_second_publisher_of_the_same_name_holds_the_robot_once_it_speaks(graph, gate, peer):
     """As an actor that runs twice; one that died and is listed still says nothing."""
     until_moving(graph, gate)
@@ -315,20 +255,6 @@ def test_watched_joints_may_come_in_several_messages_and_each_must_come(graph, g
     graph.spin_until(held, "the hold without the others")
     graph.spin_until(lambda: (say(READY[:2]), node.gate.counts["wrong_joints"] > 0)[1], "the refusal")
     graph.spin_until(both, "motion again")
-
-
-def test_joint_states_with_wrong_names_are_refused_with_the_names(graph, gates, peer):
-    node = gates(arm__urdf=str(URDF), **WATCHED)
-    said = []
-    node.reject = lambda topic, error: said.append(f"{topic}: {error}")
-    say = joint_states(peer, ["shoulder", "elbow", *JOINTS[2:]])
-    graph.spin_until(lambda: (say(READY), node.drive(), bool(said))[2], "the refusal")
-    assert said[0] == (
-        "driver/joint_states: joint states have no joint1, joint2; they have"
-        " shoulder, elbow, joint3, joint4, joint5, joint6"
-    )
-    until_held(graph, node, "no_joints")
-    graph.spin_until(lambda: "wrong_joints" in node.states[-1].causes, "word of it to the operator")
 
 
 def test_motion_towards_a_joint_limit_is_refused_and_the_joint_named(graph, gates, peer):
@@ -408,44 +334,6 @@ def test_twist_interface_sends_metres_per_second_and_ends_with_zero(graph, start
     count = len(twists)
     stop(node)
     graph.spin_until(lambda: len(twists) > count and twists[-1].twist.linear.z == 0.0, "the last, zero twist")
-
-
-def test_killed_actor_leaves_the_robot_still(graph, start, peer, python):
-    """The actor as a process that drives, then SIGKILL: nothing of it moves the robot any longer."""
-    start(SafetyNode)
-    executed = peer.hear(ActionChunk, "command/executed")
-    code = "import sys; from rlt_ros.ros.run import main; sys.exit(main('actor_node'))"
-    actor = subprocess.Popen([python, "-c", code], env=os.environ, start_new_session=True)
-    try:
-        # A process of its own, which has torch to load: on a busy machine that alone takes most of a minute.
-        episode = peer.say(EpisodeState, "episode/state", qos.STATE, timeout_s=120.0)
-        reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
-        proprio = peer.say(Proprio, "proprio", qos.SENSOR)
-        began = peer.tick()
-
-        def moved() -> bool:
-            tick = peer.tick()
-            episode(peer.episode(Phase.APPROACH, start_tick=began))
-            proprio(peer.proprio(tick))
-            if tick % 5 == 0:
-                reference(peer.chunk(tick, UP, 50))
-            return moving(executed)
-
-        graph.spin_until(moved, "motion by the actor", timeout_s=40.0)
-        os.kill(actor.pid, signal.SIGKILL)
-        killed = peer.tick()
-
-        def held() -> bool:
-            proprio(peer.proprio(peer.tick()))
-            return holding(executed)
-
-        graph.spin_until(held, "the hold", timeout_s=2.0)
-        graph.spin_until(lambda: (held(), executed[-1].tick > killed + 15)[1], "ticks after the hold", timeout_s=5.0)
-        # The last candidate reaches at most three ticks: its own and two more.
-        assert all(msg.source == Source.HOLD for msg in executed if msg.tick > killed + 2)
-    finally:
-        actor.kill()
-        actor.wait()
 
 
 def test_twist_of_a_task_with_other_actions_fails_at_configure(make):
