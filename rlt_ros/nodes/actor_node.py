@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlt_ros.core.commander import Commander
+from rlt_ros.core.commander import Commander, human_timeout_steps
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
@@ -67,6 +67,7 @@ class ActorNode(RltNode):
             exploration_std=p.exploration_std,
             seed=p.seed,
             join_ticks=p.join_ticks,
+            human_timeout=human_timeout_steps(self.control.period_s),
         )
         self.key = read_key(p.weights_key_file) if p.weights_key_file else None
         self.refused_weights: Counter[str] = Counter()  # reason -> how often

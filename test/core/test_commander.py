@@ -91,6 +91,11 @@ def test_a_human_who_falls_silent_stops_the_robot_until_a_release():
     c.set_human(np.ones(2))
     sources = [c.step(100 + i, PROPRIO).candidate.source for i in range(module.HUMAN_TIMEOUT_STEPS + 3)]
     assert sources == [Source.HUMAN] * module.HUMAN_TIMEOUT_STEPS + [Source.HOLD] * 3
+
+
+@pytest.mark.parametrize(("rate_hz", "ticks"), [(30.0, 5), (50.0, 5), (250.0, 25), (500.0, 50)])
+def test_human_who_falls_silent_lasts_five_ticks_or_a_tenth_of_a_second(rate_hz, ticks):
+    assert module.human_timeout_steps(1.0 / rate_hz) == ticks
     assert "human command lost" in c.step(110, PROPRIO).hold_reason
     c.set_human(None)
     assert c.step(111, PROPRIO).candidate.source is Source.ACTOR
