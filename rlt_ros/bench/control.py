@@ -33,8 +33,8 @@ SETTLE_S = 3.0  # between that and the first episode
 KEPT = (
     "period_error_p99_ms", "bare_loop_p99_ms", "period_error_p99_over_bare_loop", "period_error_p999_ms",
     "bare_loop_p999_ms", "period_error_p999_over_bare_loop", "missed_5ms", "bare_loop_missed_5ms",
-    "command_period_error_p999_ms", "ticks", "ticks_with_older_proprio", "ticks_without_fresh_command", "critical_ticks",
-    "late_references", "updates_per_s", "learner_cpu_percent", "cpu_actor_safety_percent",
+    "command_period_error_p999_ms", "ticks", "ticks_with_older_proprio", "ticks_without_fresh_command",
+    "critical_ticks", "late_references", "updates_per_s", "learner_cpu_percent", "cpu_actor_safety_percent",
 )  # fmt: skip
 
 
@@ -222,7 +222,8 @@ def loop_figures(actor: dict[str, float], floor: dict[str, float]) -> dict:
         "ticks_with_older_proprio": actor["ticks_with_older_proprio"],
     }
     # The commands themselves follow the proprioception, as far as that comes in time.
-    return found | {f"command_{name}": actor[f"command_{name}"] for name in ("period_error_p99_ms", "period_error_p999_ms")}
+    own = ("command_period_error_p99_ms", "command_period_error_p999_ms")
+    return found | {name: actor[name] for name in own}
 
 
 def practise(args: argparse.Namespace, session: Path) -> dict:
@@ -366,7 +367,8 @@ class Player:
 
     def ready(self, loaded: bool) -> bool:
         """Whether the loop commands, and VLA and learner work."""
-        at_work = self.picture.value("learner_node", "updates") > 0 and self.picture.value("vla_node", "reference_ms") > 0
+        works = (("learner_node", "updates"), ("vla_node", "reference_ms"))
+        at_work = all(self.picture.value(*sign) > 0 for sign in works)
         return self.robot.ready() and self.commands > 0 and (at_work or not loaded)
 
     def one_tick(self, running: bool) -> None:

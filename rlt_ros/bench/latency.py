@@ -43,7 +43,8 @@ def measure(args: argparse.Namespace) -> dict:
     task = load_task(args.task)
     parts = [key.key for key in task.state]
     if sorted(parts) != ["pose", "twist", "wrench"]:
-        raise ValueError(f"task '{task.name}' has the state {', '.join(parts)}; latency is measured with pose, twist, wrench")
+        raise ValueError(f"task '{task.name}' has the state {', '.join(parts)}, expected pose, twist, wrench, with which"
+                         " latency is measured; take --task ethernet")  # fmt: skip
     # Before rclpy is imported: no other graph may be disturbed by this one.
     from rlt_ros.cli.practice import free_domain
 
@@ -155,7 +156,8 @@ class Bench:
                 now_s = time.monotonic()
                 if self.acting != Source.ACTOR or not self.robot.ready():
                     if now_s - began_s > START_S:
-                        raise RuntimeError(f"the actor did not act within {START_S:.0f} s: {self.watch.picture.problems()}")
+                        problems = self.watch.picture.problems()
+                        raise RuntimeError(f"the actor did not act within {START_S:.0f} s: {problems}")
                 elif end_s is None:
                     if not self.measuring:
                         self.measuring, began_s = True, now_s
@@ -165,7 +167,8 @@ class Bench:
                         self.sent.clear()
                         cpu, cpu_s = self.cpu(), now_s
                         older = self.watch.picture.value("actor_node", "ticks_with_older_proprio")
-            spent = {name: 100 * (seconds - cpu[name]) / (time.monotonic() - cpu_s) for name, seconds in self.cpu().items()}
+            share = 100 / (time.monotonic() - cpu_s)
+            spent = {name: share * (seconds - cpu[name]) for name, seconds in self.cpu().items()}
             older = self.watch.picture.value("actor_node", "ticks_with_older_proprio") - older
         finally:
             self.executor.shutdown()

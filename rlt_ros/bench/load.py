@@ -1,4 +1,4 @@
-"""Keeps a VLA and a learner at full load beside a control loop: pictures, proprioception, an episode and transitions."""
+"""Keeps a VLA and a learner at full load: pictures, proprioception, an episode and transitions."""
 
 import os
 import sys

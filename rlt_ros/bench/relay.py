@@ -35,7 +35,7 @@ PROFILES = {Proprio: qos.SENSOR, TwistStamped: qos.SENSOR, WrenchStamped: qos.SE
 
 
 class RelayNode(RltNode):
-    """Answers each message of its role with one that was made before. What RltNode does around callbacks is left out."""
+    """Answers each message of its role with one that was made before; its callbacks have nothing of RltNode around."""
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):

@@ -47,7 +47,8 @@ class Robot:
 
     def ready(self) -> bool:
         """Whether somebody listens to everything."""
-        return all(made.get_subscription_count() for made in (*self.driver, self.references, self.states, self.episodes))
+        made = (*self.driver, self.references, self.states, self.episodes)
+        return all(publisher.get_subscription_count() for publisher in made)
 
     def sense(self, ns: int) -> None:
         """The driver's messages with stamp `ns`, in the order in which the simulator sends them."""

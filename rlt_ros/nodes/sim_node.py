@@ -60,8 +60,8 @@ class SimNode(RltNode):
         self.task = load_task(p.task)
         if p.rate_hz != self.task.rate:
             raise ParameterError(
-                f"parameter 'rate_hz' is {p.rate_hz:g}, expected {self.task.rate:g}, the rate of task '{self.task.name}':"
-                " what is simulated in a tick is the task's; take a task file of that rate"
+                f"parameter 'rate_hz' is {p.rate_hz:g}, expected {self.task.rate:g}, the rate of task"
+                f" '{self.task.name}': what is simulated in a tick is the task's; take a task file of that rate"
             )
         self.env = TaskEnv(self.task, p.seed)
         _ENVIRONMENTS.append(self.env)

@@ -217,7 +217,8 @@ def test_contestants_take_turns_and_are_compared_round_by_round():
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--rounds", "0"), ("--burners", "-1"), ("--steps", "1"), ("--rate", "0"), ("--rate", "1001"), ("--seconds", "-1")]
+    "wrong",
+    [("--rounds", "0"), ("--burners", "-1"), ("--steps", "1"), ("--rate", "0"), ("--rate", "1001"), ("--seconds", "-1")],
 )
 def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
     assert main(["bench", "learner", *wrong]) == 2
@@ -227,4 +228,5 @@ def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
 def test_help_has_an_example_of_each(capsys):
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"rlt bench {name}" in out for name in ("control", "latency", "token", "learner", "weights", "replay", "all"))
+    names = ("control", "latency", "token", "learner", "weights", "replay", "all")
+    assert all(f"rlt bench {name}" in out for name in names)
