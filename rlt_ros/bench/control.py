@@ -207,6 +207,9 @@ class Costs:
 
 def loop_figures(actor: dict[str, float], floor: dict[str, float]) -> dict:
     """The actor's loop and the commands that it sends, over the bare loop."""
+    own = ("command_period_error_p99_ms", "command_period_error_p999_ms")
+    if not {"period_error_p999_ms", *own} <= actor.keys() or "period_error_p999_ms" not in floor:
+        raise RuntimeError("the actor's diagnostics have no period errors yet; give it more --minutes")
     found = {
         "period_error_p99_ms": actor["period_error_p99_ms"],
         "bare_loop_p99_ms": floor["period_error_p99_ms"],
@@ -222,7 +225,6 @@ def loop_figures(actor: dict[str, float], floor: dict[str, float]) -> dict:
         "ticks_with_older_proprio": actor["ticks_with_older_proprio"],
     }
     # The commands themselves follow the proprioception, as far as that comes in time.
-    own = ("command_period_error_p99_ms", "command_period_error_p999_ms")
     return found | {name: actor[name] for name in own}
 
 
@@ -381,8 +383,9 @@ class Player:
         self.until(tick, 0.9)
 
     def until(self, tick: int, phase: float) -> None:
-        """Receive until that part of the tick."""
+        """Receive until that part of the tick; something at least, however late it is."""
         due_ns = self.clock.stamp_ns(tick) + round(phase * self.clock.period_ns)
+        self.executor.spin_once(0.0)
         while (left_ns := due_ns - time.time_ns()) > 0:
             self.executor.spin_once(left_ns * 1e-9)
 

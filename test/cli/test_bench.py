@@ -180,6 +180,11 @@ def test_costs_are_of_what_was_seen_since_the_beginning(monkeypatch):
     assert found["updates_per_s"] == 50.0
 
 
+def test_loop_that_told_nothing_is_an_error_and_not_a_figure():
+    with pytest.raises(RuntimeError, match="no period errors yet; give it more --minutes"):
+        control.loop_figures({"ticks": 3.0}, {"ticks": 3})
+
+
 def test_bare_loop_tells_how_it_kept_time():
     bare = control.BareLoop(200.0)
     try:
