@@ -219,8 +219,8 @@ def measured_actor(folder: str) -> int:
                     now_ns, stamp = time.time_ns(), msg.header.stamp
                     self.note(msg.version, published=stamp.sec * 10**9 + stamp.nanosec, accepted=now_ns)
 
-            def on_tick(self, tick: int) -> None:
-                super().on_tick(tick)  # a new chunk is published when this returns
+            def act(self, tick: int) -> None:
+                super().act(tick)  # a new chunk is published when this returns
                 if self.commander.policy_version != self.used:
                     self.used = self.commander.policy_version
                     self.note(self.used, used=time.time_ns())

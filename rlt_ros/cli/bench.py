@@ -3,6 +3,9 @@
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
   rlt bench control --minutes 1 --learner   # also whether the learner disturbs the loop: five practices
+  rlt bench control --minutes 1 --rate 250 --learner  # the loop alone at 250 Hz, VLA and learner beside it
+  rlt bench latency                         # from proprioception to safe command, over bare DDS
+  rlt bench token                           # from picture to RL token, over the VLA's prefix alone
   rlt bench learner --json learner.json     # updates/s against Stable-Baselines3 and against bare matrix products
   rlt bench learner --token 2048 --batch 128
   rlt bench learner --device cuda
@@ -18,10 +21,10 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "learner", "weights", "replay")
+NAMES = ("control", "latency", "token", "learner", "weights", "replay")
 # The token of the shipped VLA; a replay is judged by that of a large one.
-TOKEN = {"learner": 96, "weights": 96, "replay": 2048}
-SECONDS = {"weights": 60.0, "replay": 10.0}
+TOKEN = {"control": 96, "latency": 96, "learner": 96, "weights": 96, "replay": 2048}
+SECONDS = {"latency": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", type=int, metavar="D", help="size of the RL token (default: 96; replay: 2048)")
     parser.add_argument("--batch", type=int, default=256, metavar="B", help="transitions per update (default: 256)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="weights, replay: how long (default: 60 and 10)"
+        "--seconds", type=float, metavar="S", help="latency, token, weights, replay: how long (default: 60; replay: 10)"
     )
+    parser.add_argument(
+        "--rate", type=float, metavar="HZ",
+        help="control: not a practice, but the nodes of the loop alone at this rate, such as 50, 250 or 500",
+    )  # fmt: skip
     parser.add_argument("--minutes", type=float, default=2.0, help="control: of critical phase (default: 2)")
     parser.add_argument(
         "--learner", action="store_true", help="control: also with the learner idle and at full load, in turns"
@@ -55,12 +62,16 @@ def run(args: argparse.Namespace) -> int:
     from rlt_ros.bench import machine
     from rlt_ros.cli.main import UsageError
 
-    positive = ("token", "batch", "seconds", "minutes", "rounds", "updates", "hz")
+    positive = ("token", "batch", "seconds", "minutes", "rounds", "updates", "hz", "rate")
     for name in positive:
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise UsageError(f"--{name} must be positive")
     if args.steps < 2 or args.burners < 0:
         raise UsageError("--steps must be at least 2, --burners at least 0")
+    if args.rate is not None and args.rate > 1000.0:
+        raise UsageError(f"--rate is {args.rate:g}, expected at most 1000 Hz")
+    if args.rate is not None and args.session is not None:
+        raise UsageError("--session keeps a practice, and with --rate there is none; leave one of them out")
     names = NAMES if args.name == "all" else (args.name,)
     metrics: dict = {}
     for name in names:

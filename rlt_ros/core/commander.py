@@ -14,8 +14,13 @@ from rlt_ros.core.observations import ReferenceBuffer, TokenBuffer, TokenFrame, 
 # (token [D], rl_proprio [2P], reference [C, A]) -> mean chunk [C, A]
 Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
-# Steps that a human's action lasts without news: the release message is sent once, and its sender can die.
-HUMAN_TIMEOUT_STEPS = 5
+# That a human's action lasts without news: the release message is sent once, and its sender can die.
+HUMAN_TIMEOUT_STEPS, HUMAN_TIMEOUT_S = 5, 0.1
+
+
+def human_timeout_steps(period_s: float) -> int:
+    """The same in control ticks: 5, or 0.1 s where they are shorter than 20 ms, as no person's hand is any faster."""
+    return max(HUMAN_TIMEOUT_STEPS, round(HUMAN_TIMEOUT_S / period_s))
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,10 @@ class Commander:
         exploration_std: float = 0.0,
         seed: int = 0,
         join_ticks: int = 0,
+        human_timeout: int = HUMAN_TIMEOUT_STEPS,
     ):
-        """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once."""
+        """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once.
+        human_timeout: ticks that a human's action lasts without news."""
         sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
         for name, value in sizes:
             if value < 1:
@@ -65,6 +72,7 @@ class Commander:
         if join_ticks < 0:
             raise ValueError(f"join_ticks: got {join_ticks}, expected 0 (chunks are not joined) or more")
         self.join_ticks = join_ticks
+        self.human_timeout = human_timeout
         self._tokens = TokenBuffer(latency_ticks, max_age_ticks)
         self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
         self._rng = np.random.default_rng(seed)
@@ -141,7 +149,7 @@ class Commander:
 
     def _human_chunk(self, tick: int) -> Chunk:
         self._human_age += 1
-        if self._human_age > HUMAN_TIMEOUT_STEPS:
+        if self._human_age > self.human_timeout:
             raise _Hold("human command lost; release or press the dead-man again")
         return self._chunk(tick, self._human[None].repeat(self.lookahead_steps, 0), tick, Source.HUMAN, 0)
 

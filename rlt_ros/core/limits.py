@@ -8,7 +8,7 @@ from typing import Sequence
 import numpy as np
 
 from rlt_ros.core.chunks import Chunk, Source
-from rlt_ros.core.commander import HUMAN_TIMEOUT_STEPS
+from rlt_ros.core.commander import human_timeout_steps
 from rlt_ros.core.kinematics import Arm, JointLimits
 from rlt_ros.core.observations import ReferenceBuffer
 
@@ -281,7 +281,7 @@ class SafetyGate:
             raise ValueError(f"limits.command_timeout_s: got {self.command_timeout_s} s, expected at most"
                              f" {WATCHDOG_PERIODS} control periods of {period_s:g} s; leave it out, or say"
                              " limits.slow_watchdog: true")
-        self.human_timeout_s = (HUMAN_TIMEOUT_STEPS + 1) * period_s
+        self.human_timeout_s = (human_timeout_steps(period_s) + 1) * period_s
         self.episode_timeout_s = episode_timeout_s
         # What of the proprioception the limits read: position first, force from force_index on.
         self.proprio_needed = max(0 if limits.workspace_lower is None else 3,

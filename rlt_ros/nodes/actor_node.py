@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlt_ros.core.commander import HUMAN_TIMEOUT_STEPS, Commander
+from rlt_ros.core.commander import Commander, human_timeout_steps
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
@@ -13,6 +13,7 @@ from rlt_ros.core.weights import WeightsRejected, read_key, unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
+from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
@@ -23,6 +24,9 @@ HELD_S = 0.5  # a running episode that is held for longer is reported; at its st
 
 class ActorNode(RltNode):
     """Each tick: human, warm-up reference or refined chunk, by the Commander's rules; hold when something is missing.
+
+    A tick's command is computed as soon as the tick has begun and its own proprioception is there, at the latest at
+    `phase`, with what is there then.
 
     Subscribes: proprio, vla/rl_state, vla/reference, human/command, episode/state, learner/weights.
     Publishes: command/candidate (ActionChunk, every tick), actor/chunk (ActionChunk, each new chunk of C steps).
@@ -39,7 +43,9 @@ class ActorNode(RltNode):
         join_ticks: int = parameter(
             4, "a chunk begins with the action before it and is itself so much later; 0: at once", unit="ticks", low=0
         )
-        phase: float = parameter(0.0, "part of the tick after which the command is computed", low=0.0, high=0.9)
+        phase: float = parameter(
+            0.2, "part of the tick that its own proprioception is waited for; 0: not at all", low=0.0, high=0.9
+        )
         proprio_timeout_s: float = parameter(0.1, "proprioception older than this: hold", unit="s", low=0.02)
         episode_timeout_s: float = parameter(
             1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s", low=0.3
@@ -61,6 +67,7 @@ class ActorNode(RltNode):
             exploration_std=p.exploration_std,
             seed=p.seed,
             join_ticks=p.join_ticks,
+            human_timeout=human_timeout_steps(self.control.period_s),
         )
         self.key = read_key(p.weights_key_file) if p.weights_key_file else None
         self.refused_weights: Counter[str] = Counter()  # reason -> how often
@@ -70,7 +77,7 @@ class ActorNode(RltNode):
         self.proprio_s = -np.inf
         self.episode = EpisodeState()
         self.episode_s = -np.inf
-        self.proprio_tick = -1
+        self.proprio_tick = self.acted_tick = -1
         self.behind = 0  # ticks whose own proprioception had not come: the actor acted on the one before
         self.hold_reason = ""
         self.moved_s = self.now_s()  # when the robot was last not held in a running episode
@@ -87,7 +94,11 @@ class ActorNode(RltNode):
         self.unpacking = LatestWorker("weights", self.take_weights, self.fail)
         self.on_undo(self.unpacking.close)
         self.latest_weights: PolicyWeights | None = None
-        self.every_tick(self.on_tick, p.phase)
+        self.begun = False
+        self.pace = PeriodStatistics(self.control.period_s)  # of the commands, which follow the proprioception
+        self.loop = self.every_tick(self.act, p.phase)
+        if p.phase:
+            self.loop = self.every_tick(self.act_if_known)  # the last one: its period errors are the node's
 
     def owed_ns(self) -> int | None:
         return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
@@ -100,6 +111,7 @@ class ActorNode(RltNode):
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
         self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s = self.now_s()
+        self.act_if_known(self.control.tick(self.now_ns()))
 
     def on_state(self, msg: RLState) -> None:
         frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
@@ -114,12 +126,16 @@ class ActorNode(RltNode):
     def on_human(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.task.action_dim)
         if chunk.steps:  # a release counts whenever it comes
-            self.expect_recent("human command", chunk.tick, HUMAN_TIMEOUT_STEPS)
+            self.expect_recent("human command", chunk.tick, human_timeout_steps(self.control.period_s))
         self.commander.set_human(chunk.actions[0] if chunk.steps else None)
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.commander.set_phase(Phase(msg.phase), msg.start_tick, msg.episode)
         self.episode, self.episode_s = msg, self.now_s()
+        if self.episode.phase in RUNNING and not self.begun:  # while the other nodes start nobody is waited for
+            self.begun, self.behind = True, 0
+            self.loop.statistics.reset()
+            self.pace.reset()
 
     def on_weights(self, msg: PolicyWeights) -> None:
         self.latest_weights = msg
@@ -154,8 +170,18 @@ class ActorNode(RltNode):
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
         return actor
 
-    def on_tick(self, tick: int) -> None:
+    def act_if_known(self, tick: int) -> None:
+        """Command the present tick, when its own proprioception is there."""
+        if self.proprio_tick >= tick:
+            self.act(tick)
+
+    def act(self, tick: int) -> None:
+        """Command a tick, once."""
+        if self.acted_tick - 1 <= tick <= self.acted_tick:  # done, or overtaken; further back: the clock was set
+            return
+        self.acted_tick = tick
         now_s = self.now_s()
+        self.pace.record(now_s)
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
         if silent:  # nobody would end this episode: hold, and go on when its node is heard again
@@ -179,10 +205,11 @@ class ActorNode(RltNode):
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.trouble()
+        pace = {f"command_{name}": round(ms, 3) for name, ms in self.pace.summary().items() if name.endswith("_ms")}
         refused = {f"weights_refused_{reason}": count for reason, count in self.refused_weights.items()}
         return {
             "policy_version": self.version,
             "holding": self.hold_reason,
             "ticks_with_older_proprio": self.behind,
             "exploration_std": self.params.exploration_std,
-        } | refused
+        } | pace | refused

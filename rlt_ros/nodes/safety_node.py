@@ -7,7 +7,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
 from rlt_ros.core.chunks import Chunk, Source
-from rlt_ros.core.commander import HUMAN_TIMEOUT_STEPS
+from rlt_ros.core.commander import human_timeout_steps
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
@@ -136,7 +136,7 @@ class SafetyNode(RltNode):
 
     def on_human(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.task.action_dim)  # what cannot be read, or is late, is no sign of life
-        self.expect_recent("human command", chunk.tick, HUMAN_TIMEOUT_STEPS)
+        self.expect_recent("human command", chunk.tick, human_timeout_steps(self.control.period_s))
         self.gate.hear_human(self.now_s())
 
     def on_episode(self, msg: EpisodeState) -> None:

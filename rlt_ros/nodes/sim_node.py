@@ -21,7 +21,7 @@ from rlt_ros.ros import priority, qos
 from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.outputs import INTERFACES
-from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.simulated_clock import SimulatedClock
 from rlt_ros.sim import controllers
 from rlt_ros.sim.controllers import Waypoint
@@ -67,6 +67,11 @@ class SimNode(RltNode):
     def on_configure_(self) -> None:
         p = self.params
         self.task = load_task(p.task)
+        if p.rate_hz != self.task.rate:
+            raise ParameterError(
+                f"parameter 'rate_hz' is {p.rate_hz:g}, expected {self.task.rate:g}, the rate of task"
+                f" '{self.task.name}': what is simulated in a tick is the task's; take a task file of that rate"
+            )
         self.env = TaskEnv(self.task, p.seed)
         _ENVIRONMENTS.append(self.env)
         self.stepping = threading.Lock()  # guards the environment

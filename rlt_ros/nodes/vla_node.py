@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sensor_msgs.msg import Image
 
-from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.chunks import Chunk
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.joining import DEFAULT_JOIN, Join, References
 from rlt_ros.core.observations import TokenFrame

@@ -19,7 +19,7 @@ MODEL = Path(__file__).parent / "assets" / "ethernet.xml"
 URDF = MODEL.with_suffix(".urdf")
 JOINTS = ("joint1", "joint2", "joint3", "joint4", "joint5", "joint6")
 CAMERAS = ("wrist", "base")
-SUBSTEPS = 10  # 500 Hz physics and controller under a 50 Hz control tick
+PHYSICS_HZ = 500.0  # of the simulation and of the arm's controller, under a control tick
 LATCHED_DEPTH = 0.0112  # metres: from here on the latch tab stands behind the lip
 
 
@@ -43,6 +43,11 @@ class EthernetConfig:
     leash: float = 0.006  # the controller's target never runs further than this ahead of the tool
     leash_yaw: float = 0.08
     image_size: int = 96
+    rate: float = 50.0  # Hz, control ticks, as the task file's; a divisor of 500
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.rate <= PHYSICS_HZ) or PHYSICS_HZ % self.rate:
+            raise ValueError(f"ethernet environment: rate is {self.rate} Hz, expected a divisor of {PHYSICS_HZ:g} Hz")
 
     @classmethod
     def from_mapping(cls, values: dict) -> EthernetConfig:
@@ -129,9 +134,10 @@ class EthernetInsertion(gym.Env):
         position, yaw = self.data.site_xpos[self._tcp], self._tool_yaw()
         goal = position + _limit_norm(self._target + action[:3] - position, c.leash)
         goal_yaw = yaw + np.clip(self._target_yaw + action[3] - yaw, -c.leash_yaw, c.leash_yaw)
-        dt = self.model.opt.timestep * SUBSTEPS
+        substeps = round(PHYSICS_HZ / c.rate)
+        dt = self.model.opt.timestep * substeps
         self._velocity, self._yaw_rate = (goal - self._target) / dt, (goal_yaw - self._target_yaw) / dt
-        for _ in range(SUBSTEPS):
+        for _ in range(substeps):
             self._target = self._target + self._velocity * self.model.opt.timestep
             self._target_yaw += self._yaw_rate * self.model.opt.timestep
             self._substep()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.chunks import Source
 from rlt_ros.core.commander import Commander
 from rlt_ros.core.episode import EpisodeMachine, Outcome, Phase
 from rlt_ros.core.joining import DEFAULT_JOIN, References

@@ -117,8 +117,8 @@ class Schedule:
 
     def is_full(self, tick: int) -> bool:
         """True when no later frame can be expected before the next tick that needs a reference."""
-        if self._last_tick is not None and 0 < tick - self._last_tick < self.chunk_steps:
-            self.interval = tick - self._last_tick
+        if self._last_tick is not None and tick > self._last_tick:  # slower than chunks: each frame is the newest
+            self.interval = min(tick - self._last_tick, self.chunk_steps)
         self._last_tick = tick
         to_go = (self.phase - tick) % self.chunk_steps
         return self.always or to_go < self.interval

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from rlt_ros import bench
-from rlt_ros.bench import learner, weights
+from rlt_ros.bench import control, learner, token, weights
 from rlt_ros.cli.main import main
+from rlt_ros.core.learner import Learner
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.td3 import TD3Config
+from rlt_ros.ros.stored import stored_transitions
 
 
 def measured(capsys, tmp_path: Path, *arguments: str) -> dict:
@@ -115,6 +117,97 @@ def test_weights_are_followed_from_publish_to_use_over_dds(python):
     )  # of one version: longer by the way to the actor
 
 
+def in_a_process(python, *arguments: str) -> dict:
+    """The figures of a benchmark that takes a ROS domain of its own."""
+    code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
+    command = [python, "-c", code, "bench", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)["metrics"]
+
+
+def test_latency_is_compared_with_bare_nodes_over_dds(python):
+    found = in_a_process(python, "latency", "--seconds", "4", "--token", "8")
+    for way in ("chain", "same_hops", "ping_pong", "ahead_total", "ahead_wait", "ahead_after_wait"):
+        assert 0 < found[f"{way}_p50_ms"] <= found[f"{way}_p99_ms"]
+    assert found["chain_over_ping_pong_p99"] == pytest.approx(found["chain_p99_ms"] / found["ping_pong_p99_ms"])
+    assert found["ahead_wait_p50_ms"] < found["ahead_total_p50_ms"]
+    assert found["cpu_actor_safety_percent"] > 0 and {"actor_node", "relay_echo"} <= set(found["nodes"])
+
+
+def test_latency_of_a_task_without_these_streams_is_refused(capsys):
+    assert main(["bench", "latency", "--task", "reacher"]) == 1
+    assert "task 'reacher' has the state observation" in capsys.readouterr().err
+
+
+def test_token_is_compared_with_the_prefix_of_the_same_frames(python):
+    found = in_a_process(python, "token", "--seconds", "4")
+    assert found["frames"] > 0 and found["frames_with_reference"] > 0
+    assert found["image_to_token_p50_ms"] > found["part_prefix_ms"] > 0 and found["prefix_alone_p50_ms"] > 0
+
+
+def test_parts_of_a_tokens_way_add_up_and_references_are_apart():
+    moments = {part: i * 1_000_000 for i, part in enumerate(token.PARTS)}
+    frames = [{"tick": 5, "full": False, "alone_ms": 4.0} | moments, {"tick": 10, "full": True} | moments]
+    found = token.figures(frames)
+    assert found["image_to_token_p50_ms"] == 8.0 and found["image_to_token_over_prefix_p50"] == 2.0
+    assert [value for name, value in found.items() if name.startswith("part_")] == [1.0] * 8
+    with pytest.raises(RuntimeError, match="0 frames with a token alone and 1 with a reference .* more --seconds"):
+        token.figures(frames[1:])
+
+
+def test_loop_is_measured_at_any_rate_beside_one_that_does_nothing(python):
+    found = in_a_process(python, "control", "--rate", "100", "--minutes", "0.05", "--token", "8")
+    assert found["rate_hz"] == 100.0 and found["nodes"] == ["proprio_node", "safety_node", "actor_node"]
+    assert found["period_error_p999_over_bare_loop"] > 0 and found["cpu_actor_safety_percent"] > 0
+    assert 0 < found["ticks"] < 100 * 30 and found["commands"] > 0
+
+
+def test_practice_and_rate_do_not_go_together(capsys):
+    assert main(["bench", "control", "--rate", "250", "--session", "kept"]) == 2
+    assert "--session keeps a practice" in capsys.readouterr().err
+
+
+def test_costs_are_of_what_was_seen_since_the_beginning(monkeypatch):
+    now = iter([10.0, 20.0])
+    monkeypatch.setattr(control.time, "monotonic", lambda: next(now))
+    updates = iter([100.0, 600.0])
+    costs = control.Costs(types.SimpleNamespace(value=lambda node, name: next(updates)))
+    costs.see({"actor_node": 1.0, "safety_node": 2.0, "learner_node": 3.0})
+    with pytest.raises(RuntimeError, match="give it more --minutes"):
+        costs.figures()
+    costs.see({"actor_node": 1.5, "safety_node": 2.25, "learner_node": 12.0})
+    found = costs.figures()
+    assert found["cpu_actor_safety_percent"] == 7.5 and found["learner_cpu_percent"] == 90.0
+    assert found["updates_per_s"] == 50.0
+
+
+def test_loop_that_told_nothing_is_an_error_and_not_a_figure():
+    with pytest.raises(RuntimeError, match="no period errors yet; give it more --minutes"):
+        control.loop_figures({"ticks": 3.0}, {"ticks": 3})
+
+
+def test_bare_loop_tells_how_it_kept_time():
+    bare = control.BareLoop(200.0)
+    try:
+        bare.reset()
+        found = bare.end()
+    finally:
+        bare.kill()
+    assert {"ticks", "missed", "late_5ms"} <= found.keys()
+
+
+def test_learner_at_full_load_finds_transitions_in_its_session(tmp_path):
+    control.write_learner(tmp_path / "full", control.FULL)
+    control.write_journal(tmp_path / "full", types.SimpleNamespace(task="ethernet", token=8))
+    stored = list(stored_transitions(tmp_path / "full", print))
+    assert len(stored) == control.ROWS and len(stored[0].token) == 8
+    config = TD3Config.from_mapping(control.shipped()["/**/learner_node"]["ros__parameters"]["td3"] | control.FULL)
+    owing = Learner(config, Dims(token=8, rl_proprio=28, action=4, chunk=10))
+    owing.add(stored[0])
+    assert owing.due() > 10**5 and not owing.warm()
+
+
 def test_moments_of_weights_are_joined_by_version_and_a_half_written_line_is_left(tmp_path):
     (tmp_path / "moments.jsonl").write_text(
         '{"version": 1, "published": 5, "accepted": 7}\n{"version": 1, "used": 9}\n{"version": 2, "publ'
@@ -130,7 +223,11 @@ def test_contestants_take_turns_and_are_compared_round_by_round():
     assert bench.percentile([1.0, 2.0, 3.0, 4.0], 50) == 2.0 and bench.percentile([1.0, 2.0], 99) == 2.0
 
 
-@pytest.mark.parametrize("wrong", [("--rounds", "0"), ("--burners", "-1"), ("--steps", "1")])
+@pytest.mark.parametrize(
+    "wrong",
+    [("--rounds", "0"), ("--burners", "-1"), ("--steps", "1"), ("--rate", "0"), ("--rate", "1001"),
+     ("--seconds", "-1")],
+)
 def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
     assert main(["bench", "learner", *wrong]) == 2
     assert wrong[0] in capsys.readouterr().err
@@ -139,4 +236,5 @@ def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
 def test_help_has_an_example_of_each(capsys):
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"rlt bench {name}" in out for name in ("control", "learner", "weights", "replay", "all"))
+    names = ("control", "latency", "token", "learner", "weights", "replay", "all")
+    assert all(f"rlt bench {name}" in out for name in names)

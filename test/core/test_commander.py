@@ -96,6 +96,11 @@ def test_a_human_who_falls_silent_stops_the_robot_until_a_release():
     assert c.step(111, PROPRIO).candidate.source is Source.ACTOR
 
 
+@pytest.mark.parametrize(("rate_hz", "ticks"), [(30.0, 5), (50.0, 5), (250.0, 25), (500.0, 50)])
+def test_human_who_falls_silent_lasts_five_ticks_or_a_tenth_of_a_second(rate_hz, ticks):
+    assert module.human_timeout_steps(1.0 / rate_hz) == ticks
+
+
 def test_a_human_who_goes_on_is_not_silent():
     c = commander()
     for tick in range(100, 140):

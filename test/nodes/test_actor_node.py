@@ -1,11 +1,13 @@
 """Who drives at each tick."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
 from rclpy.parameter import Parameter
 
-from rlt_ros.core.chunks import Source
+from rlt_ros.core.chunks import ControlClock, Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.observations import TokenFrame
@@ -14,9 +16,10 @@ from rlt_ros.data.changes import read_changes
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.nodes.actor_node import ActorNode
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import packed, state_to_msg
+from rlt_ros.ros.conversions import packed, proprio_to_msg, state_to_msg
 
 DIMS = Dims(token=6, rl_proprio=28, action=4, chunk=10)
+PROPRIO = np.array([0.45, 0.0, 0.08, 0.0] + 10 * [0.0], np.float32)  # inside the workspace, no force
 DOWN = [0.0, 0.0, -0.4, 0.0]
 ACTED = 0.25  # what the test's policy puts out everywhere
 HUMAN = [0.7, 0.0, 0.0, 0.0]
@@ -233,3 +236,101 @@ def test_exploration_changes_while_it_acts_and_the_session_says_when(start, tmp_
     assert not node.set_parameters([Parameter("exploration_std", value=2.0)])[0].successful
     assert node.commander.exploration_std == 0.2
     assert [(c["name"], c["value"]) for c in read_changes(tmp_path)] == [("exploration_std", 0.2)]
+
+
+SLOW = ControlClock(2.0)  # half a second a tick: no pause of a busy machine changes what comes first
+
+
+class Paced:
+    """An actor node of SLOW ticks that waits for proprioception until `phase`; `commands`: (tick, ROS time)."""
+
+    def __init__(self, graph, peer, node) -> None:
+        self.graph, self.peer, self.node, self.commands = graph, peer, node, []
+        note = lambda msg: self.commands.append((msg.tick, time.time_ns()))  # noqa: E731
+        peer.node.create_subscription(ActionChunk, "command/candidate", note, qos.REPLAY)
+        self.proprio = peer.say(Proprio, "proprio", qos.SENSOR)
+
+    def wait(self, tick: int, phase: float) -> None:
+        due_ns = SLOW.stamp_ns(tick) + int(phase * SLOW.period_ns)
+        self.graph.spin_until(lambda: time.time_ns() >= due_ns, f"{phase} of tick {tick}")
+
+    def send(self, tick: int) -> None:
+        self.proprio(proprio_to_msg(PROPRIO, SLOW, SLOW.stamp_ns(tick)))
+
+    def phase_of(self, tick: int) -> float:
+        """The part of the tick after which it was commanded, which happened once."""
+        self.graph.spin_until(lambda: tick in dict(self.commands), f"the command of tick {tick}")
+        (came_ns,) = [ns for commanded, ns in self.commands if commanded == tick]
+        return (came_ns - SLOW.stamp_ns(tick)) / SLOW.period_ns
+
+    def behind(self) -> int:
+        return self.node.on_diagnostics_()["ticks_with_older_proprio"]
+
+
+@pytest.fixture
+def paced(graph, start, peer):
+    """A Paced that has just seen a tick begin; and that tick."""
+
+    def made(phase: float) -> tuple[Paced, int]:
+        found = Paced(graph, peer, start(ActorNode, rate_hz=2.0, phase=phase, proprio_timeout_s=5.0))
+        graph.spin_until(lambda: len(found.commands) > 1, "commands")
+        tick = SLOW.tick(time.time_ns()) + 1
+        found.wait(tick, 0.0)
+        return found, tick
+
+    return made
+
+
+def test_command_waits_for_its_ticks_own_proprioception_and_follows_it_at_once(paced):
+    p, tick = paced(0.9)
+    behind = p.behind()
+    p.wait(tick, 0.3)
+    assert tick not in dict(p.commands)
+    p.send(tick)
+    assert 0.3 <= p.phase_of(tick) < 0.9 and p.behind() == behind
+    p.send(tick)  # a second one changes nothing
+    p.wait(tick + 1, 0.0)
+    assert [commanded for commanded, _ in p.commands].count(tick) == 1
+
+
+def test_proprioception_that_is_late_is_waited_for_until_the_phase(paced):
+    p, tick = paced(0.5)
+    behind = p.behind()
+    assert 0.5 <= p.phase_of(tick) < 1.0
+    assert p.behind() == behind + 1
+    p.send(tick)  # too late
+    p.wait(tick + 1, 0.0)
+    assert [commanded for commanded, _ in p.commands].count(tick) == 1
+
+
+def test_proprioception_that_came_before_its_tick_is_used_when_that_begins(paced):
+    p, tick = paced(0.9)
+    behind = p.behind()
+    p.send(tick)
+    assert p.phase_of(tick) < 0.9
+    p.send(tick + 1)
+    assert 0.0 <= p.phase_of(tick + 1) < 0.9
+    assert p.behind() == behind
+
+
+def test_nothing_is_waited_for_at_phase_0(paced):
+    p, tick = paced(0.0)
+    p.send(tick - 1)
+    assert 0.0 <= p.phase_of(tick + 1) < 0.9 and p.behind() > 0
+
+
+def test_commands_go_on_after_the_clock_was_set_back(paced):
+    p, tick = paced(0.2)
+    p.node.acted_tick += 1000
+    assert p.phase_of(tick + 1) < 1.0
+
+
+def test_period_errors_count_from_the_first_episode_on(graph, driven):
+    driven.until(graph, Phase.IDLE, lambda: driven.node.loop.statistics.ticks > 20, "ticks")
+    statistics = driven.node.loop.statistics
+    statistics.late = 10**6
+    driven.until(graph, Phase.APPROACH, lambda: statistics.late < 10**6, "the reset")
+    statistics.late = 10**6
+    told = lambda: "command_period_error_p999_ms" in driven.node.on_diagnostics_()  # noqa: E731
+    driven.until(graph, Phase.CRITICAL, told, "the commands' own")
+    assert statistics.late >= 10**6

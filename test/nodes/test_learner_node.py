@@ -1,6 +1,5 @@
 """The learner over its topics."""
 
-import numpy as np
 import pytest
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rlt_ros.sim.demonstrator import Demonstrator
+from rlt_ros.sim.ethernet import EthernetConfig, EthernetInsertion
 from rlt_ros.sim.task import TaskEnv, load_task
 
 
@@ -110,3 +111,21 @@ def test_an_unknown_camera_and_an_unknown_argument_are_named(env):
         env.env.camera("ceiling")
     with pytest.raises(ValueError, match="'gravity'"):
         EthernetInsertion(gravity=0)
+
+
+def test_five_ticks_at_250_hz_go_as_far_as_one_at_50():
+    places = []
+    for rate, ticks in ((50.0, 1), (250.0, 5)):
+        made = EthernetInsertion(EthernetConfig(rate=rate))
+        made.reset(seed=3)
+        for _ in range(ticks):
+            seen, *_ = made.step(np.array([0.001, 0.0005, -0.001, 0.01]) / ticks)
+        places.append(seen["pose"])
+        made.close()
+    np.testing.assert_allclose(*places, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 60.0, 1000.0])
+def test_rate_that_does_not_divide_that_of_the_physics_is_refused(rate):
+    with pytest.raises(ValueError, match="expected a divisor of 500 Hz"):
+        EthernetConfig(rate=rate)

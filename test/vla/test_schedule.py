@@ -75,6 +75,11 @@ def test_last_frame_before_the_needed_tick_gets_the_full_inference(interval, fir
     assert len(full) >= 19
 
 
+def test_each_frame_of_cameras_slower_than_chunks_is_for_a_reference():
+    schedule = Schedule(chunk_steps=10, latency_ticks=5)
+    assert [schedule.is_full(tick) for tick in range(101, 301, 20)][1:] == [True] * 9  # at 500 Hz, cameras at 25 Hz
+
+
 def test_waiting_reference_goes_first_and_only_the_newest_is_made():
     queue = FrameQueue()
     queue.put(FrameSet(1, 0, {}), full=False)
