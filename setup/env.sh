@@ -22,7 +22,9 @@ if [ -x "$RLT_ROOT/.venv/bin/python3" ]; then
   _rlt_prepend CMAKE_PREFIX_PATH "$RLT_ROOT/.venv"
   _rlt_prepend LD_LIBRARY_PATH "$RLT_ROOT/.venv/lib"
   # A machine that has ROS only in .venv simulates: it should not meet the robots of the same network.
-  export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"
+  if [ -z "${ROS_AUTOMATIC_DISCOVERY_RANGE:-}${FASTDDS_DEFAULT_PROFILES_FILE:-}" ]; then
+    export ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET FASTDDS_DEFAULT_PROFILES_FILE="$RLT_ROOT/config/loopback.xml"
+  fi
 fi
 _rlt_prefix="$RLT_ROOT/install/rlt_ros"
 _rlt_prepend PATH "$_rlt_prefix/bin"

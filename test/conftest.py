@@ -30,7 +30,7 @@ def _free_domain() -> int:
 
 # Before anything imports rclpy, and inherited by the processes that tests start.
 os.environ["ROS_DOMAIN_ID"] = str(_free_domain())
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"  # of the loopback interface alone, by the profile
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fastdds.xml"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A background job of a script ignores Ctrl-C, and so would all processes that tests start and interrupt.

@@ -43,11 +43,11 @@ def measure(args: argparse.Namespace) -> dict:
 
     With --rate the loop alone at that rate; with --learner also beside a VLA and a learner at full load.
     """
-    from rlt_ros.cli.practice import free_domain
+    from rlt_ros.cli.domain import free_domain, stay_here
 
     # Before rclpy is imported: no other graph may be disturbed by this one, and this process looks on.
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_here()
     with tempfile.TemporaryDirectory() as folder:
         if args.rate:
             found = at_rate(args, Path(folder) / "alone", loaded=False)

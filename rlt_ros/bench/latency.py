@@ -46,10 +46,10 @@ def measure(args: argparse.Namespace) -> dict:
         raise ValueError(f"task '{task.name}' has the state {', '.join(parts)}, expected pose, twist, wrench, with"
                          " which latency is measured; take --task ethernet")  # fmt: skip
     # Before rclpy is imported: no other graph may be disturbed by this one.
-    from rlt_ros.cli.practice import free_domain
+    from rlt_ros.cli.domain import free_domain, stay_here
 
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_here()
     with tempfile.TemporaryDirectory() as folder:
         return run_graph(args, Path(folder), task)
 

@@ -31,10 +31,10 @@ PARTS = ("sent", "camera_in", "camera_out", "vla_in", "queued", "begin", "end", 
 def measure(args: argparse.Namespace) -> dict:
     """Times in ms over args.seconds, by part of the way, and their ratio to the prefix alone."""
     # Before rclpy is imported: no other graph may be disturbed by this one.
-    from rlt_ros.cli.practice import free_domain
+    from rlt_ros.cli.domain import free_domain, stay_here
 
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_here()
     with tempfile.TemporaryDirectory() as folder:
         return figures(run_graph(args, Path(folder)))
 

@@ -32,10 +32,10 @@ BURN = "import os\nos.nice(19)\nwhile os.getppid() == {parent}: sum(range(100000
 def measure(args: argparse.Namespace) -> dict:
     """Latencies over args.seconds, with weights published args.hz times a second."""
     # Before rclpy is imported: no other graph may be disturbed by this one.
-    from rlt_ros.cli.practice import free_domain
+    from rlt_ros.cli.domain import free_domain, stay_here
 
     os.environ["ROS_DOMAIN_ID"] = str(free_domain())
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_here()
     with tempfile.TemporaryDirectory() as folder:
         moments = run_graph(args, Path(folder))
     found: dict = {"versions": len(moments)}

@@ -16,7 +16,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from rlt_ros import report
+from rlt_ros.cli.domain import free_domain, stay_here
 from rlt_ros.cli.progress import Display
 from rlt_ros.data.episodes import read_episodes
 
@@ -172,7 +172,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     """Run all processes until the person has had enough; return 0, or 1 when a process died."""
     # Before rclpy is imported: nobody else's robot, nobody else's practice.
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    stay_here()
     os.environ.setdefault("MUJOCO_GL", "egl")
     print(f"watch it from another terminal: ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} rlt panel", flush=True)
     from rlt_ros.ros.supervisor import Supervisor, commands
@@ -220,19 +220,6 @@ def practise(session: Path, args: argparse.Namespace) -> int:
         if death.name not in {d.name for d in dead}:
             print(f"warning: {death} when it was stopped", file=sys.stderr)
     return 1 if dead else 0
-
-
-def free_domain() -> int:
-    """A ROS_DOMAIN_ID that nobody on this machine uses: the UDP port of its discovery can be bound."""
-    for offset in range(100):
-        domain = 1 + (os.getpid() + offset) % 100
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * domain))  # the ports that the DDS standard gives to a domain
-                return domain
-            except OSError:
-                continue
-    raise RuntimeError("the ROS domains from 1 to 100 are all in use on this machine; set ROS_DOMAIN_ID")
 
 
 def tail(path: Path) -> str:
