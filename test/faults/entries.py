@@ -424,7 +424,7 @@ def faults() -> list[Fault]:
         ("the clock of `driver/pose` jumps 10 s back", on("driver/pose", lambda: Changed(spoils.stamped(-10.0))),
          Held(0.14), (Reason("no_proprio"), Says("proprio_node", "older than the one before")), clock),
         ("joint states are silent", on(wrong, lambda: spoils.silent), Held(0.1),
-         (Reason("no_joints"), Says("safety_node", "joint states are missing or too old")), BY_ITSELF),
+         (Reason("no_joints"), Says("safety_node", "driver/joint_states has no joint1")), BY_ITSELF),
         ("joint states have other names", on(wrong, lambda: Changed(spoils.other_names)), Held(0.1),
          (Reason("no_joints"), Cause("wrong_joints")), BY_ITSELF),
         ("the force is over its limit", on("driver/wrench", lambda: Changed(spoils.pushed)), Held(0.08),
