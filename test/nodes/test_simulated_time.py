@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import GetState
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Joy
@@ -153,6 +154,7 @@ class Run:
         self.graph, self.peer = graph, peer
         self.executed = peer.hear(ActionChunk, "command/executed")
         self.states = peer.hear(RLState, "vla/rl_state")
+        self.diagnostics = peer.hear(DiagnosticArray, "/diagnostics")
         self.clocks = peer.hear(Clock, CLOCK, qos.SENSOR)
         self.episode = peer.hear(EpisodeState, "episode/state", qos.STATE)
         self.leave = peer.node.create_publisher(Header, LEAVE, qos.REPLAY)
@@ -203,6 +205,10 @@ class Run:
         self.hold(ns)
         self.graph.spin_until(lambda: stamp_ns(self.clocks[-1].clock) >= ns, f"tick {tick}", 60.0)
 
+    def policy_version(self) -> str:
+        told = [status for msg in self.diagnostics for status in msg.status if status.name == "actor_node"]
+        return {value.key: value.value for value in told[-1].values}["policy_version"] if told else ""
+
     def press(self, name: str) -> None:
         assert self.peer.call(Trigger, name).success
 
@@ -216,6 +222,7 @@ class Run:
         self.go(begin + 83)
         data, sha256 = pack(policy(len(self.states[-1].token)), 1)
         self.weights.publish(PolicyWeights(version=1, sha256=sha256, data=packed(np.frombuffer(data, np.uint8), "B")))
+        self.graph.spin_until(lambda: self.policy_version() == "1", "the policy")  # it is unpacked while time stands
         self.go(begin + 103)
         self.press("episode/hand_over")
         self.go(begin + 160)
