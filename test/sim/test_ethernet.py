@@ -116,7 +116,7 @@ def test_an_unknown_camera_and_an_unknown_argument_are_named(env):
 def test_five_ticks_at_250_hz_go_as_far_as_one_at_50():
     places = []
     for rate, ticks in ((50.0, 1), (250.0, 5)):
-        made = EthernetInsertion(EthernetConfig(rate=rate))
+        made = EthernetInsertion(rate=rate)
         made.reset(seed=3)
         for _ in range(ticks):
             seen, *_ = made.step(np.array([0.001, 0.0005, -0.001, 0.01]) / ticks)
