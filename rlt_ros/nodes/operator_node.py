@@ -76,6 +76,8 @@ class OperatorNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.episode = msg
+        if msg.start_tick >= 0:  # whoever comes to a practice that runs waits for nobody
+            self.awaited.clear()
         if msg.phase == Phase.ENDED and msg.episode not in self.finished:
             self.finished.add(msg.episode)
             if msg.critical_tick >= 0:

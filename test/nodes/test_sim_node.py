@@ -153,3 +153,10 @@ def test_person_waits_for_the_nodes_that_it_was_told(graph, fake):
     count = len(f.states)
     f.until(graph, lambda: len(f.states) > count + 5, "a second")
     assert f.resets == 0 and "waiting for vla_node" in fake.node.problem
+
+
+def test_person_who_comes_to_a_practice_that_runs_waits_for_nobody(graph, fake, peer):
+    """As one that is started again while a node warns of something."""
+    f = fake(wait_for=["vla_node"], intervention_share=0.0)
+    assert peer.call(Trigger, "episode/start").success
+    f.until(graph, lambda: bool(f.states) and f.states[-1].phase == Phase.CRITICAL, "the hand-over", critical=True)
