@@ -162,9 +162,7 @@ class Witness:
         )
         node.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.REPLAY)
         node.create_subscription(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        node.create_subscription(ActionChunk, "human/command", lambda m: self.human.append(m.steps), qos.REPLAY)
         self.joy = node.create_publisher(Joy, "joy", qos.EVENT)
-        self.human: list[int] = []  # steps of each command of the human; 0: let go
 
     def on_pose(self, msg: PoseStamped) -> None:
         p, stamp = msg.pose.position, msg.header.stamp
@@ -192,17 +190,17 @@ class Witness:
         self.graph.spin_until(lambda: time.monotonic() >= end_s, "time", seconds + 10.0)
 
     def touch_dead_man(self) -> None:
-        """Hold the dead-man until the teleop node says so, and let go."""
-        self.human.clear()
-        for pressed, what in ((1, "a command of the human"), (0, "its end")):
+        """Hold the dead-man for a moment and let go, again until the robot goes on: not everybody may hear at once a
+        process that has just started."""
+        began_s = time.monotonic()
 
-            def done() -> bool:
-                buttons = [0] * 12
-                buttons[DEADMAN] = pressed
-                self.joy.publish(Joy(axes=[0.0] * 8, buttons=buttons))
-                return bool(self.human) and bool(self.human[-1]) == bool(pressed)
+        def goes_on() -> bool:
+            buttons = [0] * 12
+            buttons[DEADMAN] = int((time.monotonic() - began_s) % 2.0 < 0.5)
+            self.joy.publish(Joy(axes=[0.0] * 8, buttons=buttons))
+            return self.driven_by(AUTONOMOUS)
 
-            self.until(done, what)
+        self.until(goes_on, "motion after the dead-man was touched")
 
     def driven_by(self, sources: set[Source]) -> bool:
         """Whether the newest commands, of this moment, all move the robot for one of `sources`."""
