@@ -23,12 +23,11 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     shared = processes.shared_parameters(session, given["task"])
     if given["use_sim_time"]:
         shared["use_sim_time"] = given["use_sim_time"] == "true"
-    return [_node(p, files, shared, namespace)
+    return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true"), namespace)
             for p in processes.select(robot, person)]
 
 
-def _node(process: processes.Process, files: list[Path], shared: dict, namespace: str) -> Node:
-    own = dict(process.parameters) | (shared if process.package == processes.PACKAGE else {})
+def _node(process: processes.Process, files: list[Path], own: dict, namespace: str) -> Node:
     return Node(package=process.package, executable=process.name, name=process.name, namespace=namespace,
                 parameters=[str(file) for file in files] + ([own] if own else []),
                 remappings=list(process.remappings), additional_env=process.environment(),
@@ -45,6 +44,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("task", default_value="", description="task file; empty: as in the parameter files"),
         DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
                               description="nodes follow /clock, and robot:=sim sets it and waits for them"),
+        DeclareLaunchArgument("realtime", default_value="false", choices=["true", "false"],
+                              description="SCHED_FIFO for the nodes of the control loop; needs rights, see rlt doctor"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlt_ros.ros import processes
+
 # Hyper-parameters with which the learner never trains, and with which it always does.
 IDLE = {"utd": 0.0}
 # From its start on, whoever succeeds; its policy stays where it is, so that both see the same robot.
@@ -159,10 +161,12 @@ def looking_on() -> Iterator[tuple]:
 class BareLoop:
     """A loop that does nothing, in a process of its own beside the others: what this machine gives anybody."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, realtime: bool) -> None:
+        priority = processes.realtime_of("actor_node") if realtime else 0
         self._process = subprocess.Popen(
-            [sys.executable, "-c", BARE_LOOP.format(rate=float(rate))], stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-c", BARE_LOOP.format(rate=float(rate), priority=priority)],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
         self._process.stdout.readline()  # from here on it takes signals
 
     def reset(self) -> None:
@@ -235,9 +239,9 @@ def practise(args: argparse.Namespace, session: Path) -> dict:
 
     # fmt: off
     command = ["rlt", "practice", "--task", args.task, "--session", str(session),
-               "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval"]
+               "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval", *(["--realtime"] if args.realtime else [])]
     # fmt: on
-    bare = BareLoop(50.0)
+    bare = BareLoop(50.0, args.realtime)
     process = subprocess.Popen(command, stdout=sys.stderr)
     peak, cpu, start, stolen, due_s, begun = 0.0, {}, time.monotonic(), stolen_seconds(), 0.0, False
     try:
@@ -296,7 +300,8 @@ def at_rate(args: argparse.Namespace, folder: Path, loaded: bool) -> dict:
         "/load/**": {"ros__parameters": {"rate_hz": task.rate}},
         "/load/learner_node": {"ros__parameters": {"td3": FULL, "checkpoint_s": 3600.0, "stale_s": 3600.0}},
     }))  # fmt: skip
-    start = [c for c in commands("sim", "simulated", "", args.task, extra_files=[config]) if c.name in LOOP]
+    start = [c for c in commands("sim", "simulated", "", args.task, extra_files=[config], realtime=args.realtime)
+             if c.name in LOOP]
     if loaded:
         beside = commands("sim", "simulated", "", args.task, namespace="load", extra_files=[config])
         start += [c for c in beside if c.name in ("vla_node", "learner_node")]
@@ -304,10 +309,11 @@ def at_rate(args: argparse.Namespace, folder: Path, loaded: bool) -> dict:
             sys.executable, "-m", "rlt_ros.bench.load", "--ros-args", "-r", "__ns:=/load",
             "-p", f"token:={args.token}", "-p", f"task:={args.task}", "-p", f"rate_hz:={task.rate}",
         ], {"RLT_WORK": "ordinary", "OMP_NUM_THREADS": "1"}))  # fmt: skip
-    stolen, began_s, bare = stolen_seconds(), time.monotonic(), BareLoop(args.rate)
+    stolen, began_s, bare = stolen_seconds(), time.monotonic(), BareLoop(args.rate, args.realtime)
     try:
         with Supervisor(start, folder / "log") as supervisor, looking_on() as (node, executor):
-            player = Player(node, executor, supervisor, task, ControlClock(args.rate), args.token)
+            player = Player(node, executor, supervisor, task, ControlClock(args.rate), args.token,
+                            args.realtime)
             found = player.run(args.minutes * 60.0, bare, loaded)
         floor = bare.end()
     finally:
@@ -323,14 +329,14 @@ class Player:
 
     SENSE = 0.05  # part of the tick after which the driver speaks
 
-    def __init__(self, node, executor, supervisor, task, clock, token: int) -> None:
+    def __init__(self, node, executor, supervisor, task, clock, token: int, realtime: bool) -> None:
         from rlt_ros.bench.robot import Robot
         from rlt_ros.core.chunks import Source
         from rlt_ros.msg import ActionChunk
         from rlt_ros.ros import qos
         from rlt_ros.ros.watch import Watch
 
-        self.executor, self.supervisor, self.clock = executor, supervisor, clock
+        self.executor, self.supervisor, self.clock, self.realtime = executor, supervisor, clock, realtime
         self.robot = Robot(node, task, clock, token, chunk_steps=10, latency_ticks=5)
         self.picture = Watch(node).picture
         self.commands = self.held = 0
@@ -345,8 +351,9 @@ class Player:
         """Go for so long after everything runs."""
         from rlt_ros.ros import priority
 
-        for thread in os.listdir("/proc/self/task"):
-            priority.apply("control", int(thread))
+        priority.apply_to_process("control")
+        if self.realtime:
+            priority.realtime(processes.realtime_of("sim_node"), False, [])
         costs, began_s, ready_s, from_s, due_s = Costs(self.picture), time.monotonic(), None, None, 0.0
         while from_s is None or time.monotonic() < from_s + seconds:
             self.one_tick(from_s is not None)
@@ -390,7 +397,7 @@ class Player:
             self.executor.spin_once(left_ns * 1e-9)
 
 
-# With the priority of a control process, until SIGINT; prints the summary since the last SIGUSR1.
+# With the priority of the actor, until SIGINT; prints the summary since the last SIGUSR1.
 BARE_LOOP = """
 import json, os, signal, time
 from rlt_ros.core.chunks import ControlClock
@@ -402,6 +409,7 @@ loop = TickLoop(lambda tick: None, ControlClock({rate}))
 signal.signal(signal.SIGUSR1, lambda *_: loop.statistics.reset())
 try:
     loop.start()
+    priority.realtime({priority}, False, [])
     print(flush=True)
     time.sleep(1e6)
 except KeyboardInterrupt:

@@ -142,8 +142,7 @@ class Bench:
         from rlt_ros.core.chunks import Source
         from rlt_ros.ros import priority
 
-        for thread in os.listdir("/proc/self/task"):
-            priority.apply("control", int(thread))
+        priority.apply_to_process("control")
         sys.setswitchinterval(0.0005)
         gc.collect()
         gc.freeze()

@@ -45,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learner", action="store_true", help="control: also with the learner idle and at full load, in turns"
     )
+    parser.add_argument(
+        "--realtime", action=argparse.BooleanOptionalAction,
+        help="control: with SCHED_FIFO, as `rlt practice --realtime` (default: where it is allowed)",
+    )  # fmt: skip
     parser.add_argument("--session", type=Path, help="control: keep the practice session here (default: thrown away)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="learner: where (default: cpu)")
     parser.add_argument("--rounds", type=int, default=15, help="learner: turns of each contestant (default: 15)")
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure; return the exit code."""
     from rlt_ros.bench import machine
     from rlt_ros.cli.main import UsageError
+    from rlt_ros.ros import priority, processes
 
     positive = ("token", "batch", "seconds", "minutes", "rounds", "updates", "hz", "rate")
     for name in positive:
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--rate is {args.rate:g}, expected at most 1000 Hz")
     if args.rate is not None and args.session is not None:
         raise UsageError("--session keeps a practice, and with --rate there is none; leave one of them out")
+    if args.realtime is None:
+        args.realtime = priority.realtime_allowed(processes.realtime_of("safety_node"))
     names = NAMES if args.name == "all" else (args.name,)
     metrics: dict = {}
     for name in names:
@@ -80,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         own.seconds = args.seconds or SECONDS.get(name)
         found = importlib.import_module(f"rlt_ros.bench.{name}").measure(own)
         metrics |= {f"{name}.{key}" if len(names) > 1 else key: value for key, value in found.items()}
-    result = {"name": args.name, "metrics": metrics, "machine": machine()}
+    result = {"name": args.name, "metrics": metrics, "realtime": args.realtime, "machine": machine()}
     print(json.dumps(result, indent=1))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

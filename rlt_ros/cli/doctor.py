@@ -18,10 +18,11 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from rlt_ros.ros.priority import realtime_allowed
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 CGROUP, INPUT, INPUT_CLASS = Path("/sys/fs/cgroup"), Path("/dev/input"), Path("/sys/class/input")
@@ -225,14 +226,14 @@ def scheduling() -> Finding:
 
 
 def realtime_priority() -> Finding:
-    """Try SCHED_FIFO in a thread that ends with it: limits, capabilities and sandboxes all have a say."""
+    """Up to which priority SCHED_FIFO is allowed."""
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    highest = next((priority for priority in (99, limit) if priority > 0 and _may_be_fifo(priority)), 0)
+    highest = next((priority for priority in (99, limit) if priority > 0 and realtime_allowed(priority)), 0)
     if highest:
-        return Finding(OK, "real-time priority", f"SCHED_FIFO up to {highest} is allowed (realtime_priority)")
+        return Finding(OK, "real-time priority", f"SCHED_FIFO up to {highest} is allowed (realtime_priority, `rlt practice --realtime`)")
     return Finding(
         WARN, "real-time priority",
-        "SCHED_FIFO is not allowed (realtime_priority); a robot on a busy machine gains from it",
+        "SCHED_FIFO is not allowed (realtime_priority, `rlt practice --realtime`); a robot on a busy machine gains from it",
         _allow("@realtime - rtprio 90", "--cap-add=SYS_NICE --ulimit rtprio=90")
     )  # fmt: skip
 
@@ -249,22 +250,6 @@ def locked_memory() -> Finding:
 def _allow(line: str, docker: str) -> str:
     return (f"only where a robot needs it: a line '{line}' in /etc/security/limits.d/realtime.conf, `sudo groupadd -f"
             f" realtime && sudo usermod -aG realtime $USER`, then log in again; in Docker: {docker}")
-
-
-def _may_be_fifo(priority: int) -> bool:
-    allowed = []
-
-    def attempt() -> None:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))  # of this thread alone
-            allowed.append(True)
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    thread.join()
-    return bool(allowed)
 
 
 def _has_capability(bit: int) -> bool:

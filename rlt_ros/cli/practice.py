@@ -4,6 +4,7 @@ examples:
   rlt practice --task ethernet --episodes 60 --minutes 10
   rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
   rlt practice --session sessions/first --no-eval
+  rlt practice --realtime           # the control loop before everything else, where SCHED_FIFO is allowed
   rlt practice --speed 1            # on a slow or busy machine: time waits, so that no command comes late
 
 A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html
@@ -51,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="simulated time that waits for every node, at most X times real time; 0: as fast as they all keep up"
         " (default: real time, as on a robot)",
     )  # fmt: skip
+    parser.add_argument(
+        "--realtime", action="store_true",
+        help="run the nodes of the control loop with SCHED_FIFO, which needs rights (`rlt doctor` tells)",
+    )  # fmt: skip
     parser.add_argument("--no-eval", action="store_true", help="practise only, do not evaluate before and after")
     parser.add_argument(
         "--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)"
@@ -60,12 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from rlt_ros.cli.main import UsageError
+    from rlt_ros.ros import priority, processes
     from rlt_ros.sim.task import load_task
 
     if args.episodes < 1 or args.minutes <= 0 or args.eval_episodes < 1:
         raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
     if args.speed is not None and args.speed < 0:
         raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
+    if args.realtime and not priority.realtime_allowed(processes.realtime_of("safety_node")):
+        raise UsageError("--realtime: SCHED_FIFO is not allowed here; `rlt doctor` says how to allow it")
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
@@ -177,7 +185,8 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     print(f"watch it from another terminal: ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} rlt panel", flush=True)
     from rlt_ros.ros.supervisor import Supervisor, commands
 
-    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"])
+    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"],
+                     realtime=args.realtime)
     supervisor = Supervisor(start, session / "log")
     supervisor.prepare()
     import rclpy

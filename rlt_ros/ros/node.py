@@ -58,6 +58,7 @@ class RltNode(LifecycleNode):
         problem: set it to a sentence to turn the diagnostics to WARN; empty: all is well.
         failure: the exception for which the process should end, or None.
         configure_error: one line why configure failed last, or "".
+        place: kind of work (rlt_ros/ros/priority.py) that the process does once the node is active; None: not ours to say.
         simulated_time: use_sim_time, from configure on: ROS time, ticks and time-outs follow /clock.
     """
 
@@ -71,6 +72,7 @@ class RltNode(LifecycleNode):
         self.problem = ""
         self.failure: BaseException | None = None
         self.configure_error = ""
+        self.place: str | None = None
         self.rejected: Counter[str] = Counter()  # topic -> malformed messages dropped
         self._lock = threading.RLock()
         self._made: dict[str, list[Callable[[], None]]] = {"configure": [], "activate": []}  # stage -> what undoes it
@@ -340,6 +342,12 @@ class RltNode(LifecycleNode):
         for loop in self._loops:
             loop.start()
         self.give_leave()
+        self._take_place()
+
+    def _take_place(self) -> None:
+        """Among the processes of the machine. Not before: the robot waits for who has just started."""
+        if self.place is not None:
+            priority.apply_to_process(self.place)
         p = self.params
         for refused in priority.realtime(p.realtime_priority, p.lock_memory, p.cpus):
             self.get_logger().warning(refused)

@@ -14,6 +14,7 @@ import ctypes
 import os
 import platform
 import struct
+import threading
 from dataclasses import dataclass
 
 # Number of the system call sched_setattr; Python has no function for it.
@@ -52,6 +53,19 @@ def apply(kind: str, thread: int = 0) -> None:
         pass  # an older kernel, or a sandbox: fair shares then, which `rlt doctor` tells
 
 
+def apply_to_process(kind: str) -> None:
+    """apply() to every thread of this process that was not made nicer than the others."""
+    for thread in _threads():
+        apply(kind, thread)
+
+
+def _threads() -> list[int]:
+    # A thread that was made nicer has its reason.
+    own = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    threads = [int(name) for name in os.listdir("/proc/self/task")]
+    return [thread for thread in threads if os.getpriority(os.PRIO_PROCESS, thread) <= own]
+
+
 def _set_slice(thread: int, kind: Kind) -> None:
     # struct sched_attr: size, policy, flags, nice, priority, runtime (the slice), deadline, period, util_min, util_max
     nice = os.getpriority(os.PRIO_PROCESS, thread)
@@ -60,16 +74,31 @@ def _set_slice(thread: int, kind: Kind) -> None:
         raise OSError("sched_setattr was refused")
 
 
+def realtime_allowed(priority: int) -> bool:
+    """Try SCHED_FIFO in a thread that ends with it: limits, capabilities and sandboxes all have a say."""
+    allowed = []
+
+    def attempt() -> None:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))  # of this thread alone
+            allowed.append(True)
+        except OSError:
+            pass
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return bool(allowed)
+
+
 def realtime(priority: int, lock_memory: bool, cpus: list[int]) -> list[str]:
-    """Give all threads of this process SCHED_FIFO `priority` (0: leave it), lock its memory, and tie it to `cpus`
-    (empty: any). A thread that was made nicer than the others has its reason and is left out.
+    """Give the threads of this process SCHED_FIFO `priority` (0: leave it), lock its memory, and tie it to `cpus`
+    (empty: any). Threads that were made nicer than the others are left out.
 
     Returns what was refused, each as a sentence with its remedy: a practice on a machine without these rights goes on.
     """
     refused = []
-    own = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    threads = [int(name) for name in os.listdir("/proc/self/task")]
-    threads = [thread for thread in threads if os.getpriority(os.PRIO_PROCESS, thread) <= own]
+    threads = _threads()
     if priority:
         try:
             for thread in threads:

@@ -18,6 +18,8 @@ class Process:
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
+    realtime: SCHED_FIFO priority when real-time priorities are asked for; 0: none. What a tick of the robot waits for
+        has one, in the order in which a tick passes through it backwards (docs/decisions/0027-real-time-priority.md).
     modules: libraries that are slow to load and start no threads: a supervisor loads them once for all that need some.
         rclpy is not among them (docs/decisions/0017-zygote.md). None: each loads its own.
     threads: cap on OpenMP (torch) threads; two processes that use all cores slow each other by 10-40 times.
@@ -29,6 +31,7 @@ class Process:
     where: str = ""
     person: str = ""
     work: str = "ordinary"
+    realtime: int = 0
     modules: tuple[str, ...] | None = None
     threads: int = 1
     shared_memory: bool = False
@@ -56,15 +59,15 @@ TABLE = (
     # The simulator's pictures have no noise: where nothing moves they stay the same, and are not frozen.
     Process("camera_node", where="sim", parameters=(("freeze_s", 0.0),)),
     Process("camera_node", where="real", shared_memory=True),  # drivers send megabytes
-    Process("proprio_node", work="control"),
-    Process("teleop_node", work="control"),
-    Process("safety_node", work="control"),
+    Process("proprio_node", work="control", realtime=45),
+    Process("teleop_node", work="control", realtime=45),
+    Process("safety_node", work="control", realtime=50),
     Process("episode_node"),
     Process("replay_node"),
     Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
-    Process("actor_node", work="control", modules=("torch",)),
+    Process("actor_node", work="control", realtime=50, modules=("torch",)),
     Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor")),
-    Process("sim_node", where="sim", work="control"),
+    Process("sim_node", where="sim", work="control", realtime=40),
 )
 
 
@@ -97,12 +100,28 @@ def parameter_files(share: Path, robot: str) -> list[Path]:
     return files
 
 
+def realtime_of(name: str) -> int:
+    """SCHED_FIFO priority that the process called `name` has where real-time priorities are asked for."""
+    return next(process.realtime for process in TABLE if process.name == name)
+
+
 def shared_parameters(session: str, task: str) -> dict[str, str]:
     """Parameters that every node has and that the command line decides; empty ones are left to the files."""
     return {name: value for name, value in (("session", session), ("task", task)) if value}
 
 
-def arguments(process: Process, files: list[Path], shared: Mapping[str, object], namespace: str = "") -> list[str]:
+def own_parameters(process: Process, shared: Mapping[str, object], realtime: bool = False) -> dict[str, object]:
+    """Return the parameters of `process` that stand over those of the files."""
+    own = dict(process.parameters)
+    if process.package == PACKAGE:
+        own |= shared
+        if realtime and process.realtime:
+            own["realtime_priority"] = process.realtime
+    return own
+
+
+def arguments(process: Process, files: list[Path], shared: Mapping[str, object], namespace: str = "",
+              realtime: bool = False) -> list[str]:
     """Return the ROS arguments that start `process` without launch."""
     result = ["--ros-args", "-r", f"__node:={process.name}"]
     if namespace:
@@ -111,7 +130,6 @@ def arguments(process: Process, files: list[Path], shared: Mapping[str, object],
         result += ["-r", f"{source}:={target}"]
     for file in files:
         result += ["--params-file", str(file)]
-    own = dict(process.parameters) | (dict(shared) if process.package == PACKAGE else {})
-    for name, value in own.items():
+    for name, value in own_parameters(process, shared, realtime).items():
         result += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
     return result

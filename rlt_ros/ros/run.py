@@ -108,10 +108,9 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
     import rclpy
     from rclpy.experimental import EventsExecutor
 
-    from rlt_ros.ros import priority
-
     try:
         node = node_class(name)
+        node.place = os.environ.get("RLT_WORK", "ordinary")
     except Exception as error:
         print(f"{name}: could not start: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -127,9 +126,6 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
             if node.configure_error:
                 print(f"{name}: {node.configure_error}", file=sys.stderr)
                 return 1
-        # Not before: the robot waits for who has just started, and a learner should be back soon.
-        for thread in os.listdir("/proc/self/task"):
-            priority.apply(os.environ.get("RLT_WORK", "ordinary"), int(thread))
         # Torch alone leaves a million objects: a full collection of them would stop everything for several ticks.
         gc.collect()
         gc.freeze()

@@ -48,10 +48,10 @@ class Death:
 
 
 def commands(robot: str, person: str, session: str, task: str, namespace: str = "",
-             extra_files: Sequence[Path] = ()) -> list[Command]:
+             extra_files: Sequence[Path] = (), realtime: bool = False) -> list[Command]:
     """Return the commands for the whole graph, from the process table and the installed package.
 
-    `extra_files` are parameter files over all others. Raises FileNotFoundError for an executable that is not installed,
+    `extra_files` are parameter files over all others; `realtime` gives the control loop real-time priorities. Raises FileNotFoundError for an executable that is not installed,
     with what to do.
     """
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
@@ -68,7 +68,7 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
                                     f" apt install ros-$ROS_DISTRO-{process.package}") from None
         if not executable.is_file():
             raise FileNotFoundError(f"no executable {executable}; build the package: make build")
-        argv = [str(executable), *processes.arguments(process, files, shared, namespace)]
+        argv = [str(executable), *processes.arguments(process, files, shared, namespace, realtime)]
         found.append(Command(process.name, argv, process.environment(), process.modules))
     return found
 

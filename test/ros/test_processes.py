@@ -65,3 +65,11 @@ def test_shared_parameters_go_to_our_nodes_only() -> None:
     assert ours == ["--ros-args", "-r", "__node:=actor_node", "-r", "__ns:=/left", "-p", "task:=ethernet"]
     joy = processes.arguments(table["joy_node"], [], {"task": "ethernet"})
     assert "task:=ethernet" not in joy and "sticky_buttons:=false" in joy
+
+
+def test_real_time_priorities_go_to_the_loop_only_and_only_when_asked_for() -> None:
+    given = {p.name: processes.own_parameters(p, {}, realtime=True).get("realtime_priority") for p in processes.TABLE}
+    loop = ("proprio_node", "actor_node", "safety_node", "teleop_node", "sim_node")
+    assert {name for name, priority in given.items() if priority} == set(loop)
+    assert given["safety_node"] == max(given[name] for name in loop)  # nothing runs before who holds the robot
+    assert not any("realtime_priority" in processes.own_parameters(p, {}) for p in processes.TABLE)

@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from lifecycle_msgs.msg import TransitionEvent
 from rclpy.node import Node
+
+from rlt_ros.ros import priority
 
 NODE = """
 import sys, time
@@ -72,6 +75,20 @@ def test_stopped_by_a_signal_is_exit_code_0_and_deactivates(start, number: int) 
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, "Traceback" in err) == (0, "deactivated\n", False), err
+
+
+def test_an_active_node_has_its_real_time_priority(start) -> None:
+    """It is given after the kind of work, which knows no priorities."""
+    if not priority.realtime_allowed(20):
+        pytest.skip("SCHED_FIFO is not allowed here; `rlt doctor` says how to allow it")
+    process = start("-p", "way:=run", "-p", "realtime_priority:=20", RLT_WORK="control")
+    assert process.stdout.readline() == "active /probe_node\n"
+    threads = [int(name) for name in os.listdir(f"/proc/{process.pid}/task")]
+    deadline = time.monotonic() + 20.0
+    while not all(os.sched_getscheduler(thread) == os.SCHED_FIFO for thread in threads):
+        assert time.monotonic() < deadline, "some thread has no SCHED_FIFO"
+        time.sleep(0.01)
+    assert {os.sched_getparam(thread).sched_priority for thread in threads} == {20}
 
 
 def test_repeated_signals_are_still_exit_code_0(start) -> None:
