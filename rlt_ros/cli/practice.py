@@ -205,7 +205,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     executor.add_node(watch.node)
     dead = []
     try:
-        with Display(args.episodes) as display:
+        with Display(args.episodes, args.minutes) as display:
             supervisor.start()
             while not dead and not watch.picture.person_is_done:
                 executor.spin_once(0.1)
