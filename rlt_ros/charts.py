@@ -146,4 +146,5 @@ def bars(counts: Sequence[float], width: int = 120, height: int = 20) -> str:
         for i, value in enumerate(counts)
         if value
     )
-    return f'<svg class="bars" viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{rects}</svg>'
+    box = f'viewBox="0 0 {width} {height}" preserveAspectRatio="none"'
+    return f'<svg class="bars" {box} aria-hidden="true">{rects}</svg>'

@@ -172,7 +172,8 @@ def _rate(found: Mapping) -> str:
 
 def _median(found: Mapping) -> str:
     text = _plain(found.get("median_steps_success"), "{:.0f}")
-    steps = [s for s, outcome in zip(found.get("critical_steps", ()), found.get("outcomes", ())) if outcome == "SUCCESS"]
+    ended = zip(found.get("critical_steps", ()), found.get("outcomes", ()))
+    steps = [ticks for ticks, outcome in ended if outcome == "SUCCESS"]
     if text != "–" and steps:
         low, high = median_interval(steps)
         text += f" ({low:.0f} to {high:.0f})"
@@ -246,7 +247,8 @@ def _tiles(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     if len(ends) > 1 and ends[-1] > ends[0]:
         tiles.insert(3, (f"{600 * (wins - (episodes[0].outcome == 'success')) / (ends[-1] - ends[0]):.0f}",
                          "successes in 10 minutes, resets and pauses included"))  # fmt: skip
-    return '<div class="tiles">' + "".join(f'<div class="tile"><b>{a}</b><span>{b}</span></div>' for a, b in tiles) + "</div>"
+    inside = "".join(f'<div class="tile"><b>{figure}</b><span>{words}</span></div>' for figure, words in tiles)
+    return f'<div class="tiles">{inside}</div>'
 
 
 def _share(episodes: Sequence[EpisodeRecord]) -> float:
@@ -276,8 +278,8 @@ def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequenc
         for bound, value in zip((low, high), wilson(sum(window), len(window))):
             bound.append(value)
     learned = next((i for i, (e, _) in enumerate(counted) if e.policy_version > 0), None)
-    key = f'<b class="c1">line</b>: mean of {WINDOW} episodes with its 95 % interval; <b class="c2">filled</b>: a success,' \
-          ' <b class="c3">hollow</b>: none'  # fmt: skip
+    key = (f'<b class="c1">line</b>: mean of {WINDOW} episodes with its 95 % interval; <b class="c2">filled</b>: a'
+           ' success, <b class="c3">hollow</b>: none')  # fmt: skip
     if learned is not None:
         key += "; dashed: the first episode of the practised actor" + (", and changes of settings" if changes else "")
     figures = []
@@ -288,7 +290,8 @@ def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequenc
         bad = [x[i] for i, success in enumerate(won) if not success]
         svg = chart(
             f"success rate against {name}",
-            [Line(x, rates, "c1", low, high), Dots(good, [1.0] * len(good), "c2"), Dots(bad, [0.0] * len(bad), "c3", True)],
+            [Line(x, rates, "c1", low, high), Dots(good, [1.0] * len(good), "c2"),
+             Dots(bad, [0.0] * len(bad), "c3", True)],
             name, (0.0, 1.0), percent=True, marks=marks,
         )  # fmt: skip
         figures.append(_figure(f"Success rate, by {name.split(' ')[0]}", svg, key))
@@ -298,8 +301,10 @@ def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequenc
 
 def _changed_at(changes: Sequence[dict], episodes: Sequence[EpisodeRecord]) -> list[int]:
     """For each change of a setting the place of the first episode that ended after it."""
-    found = (next((i for i, e in enumerate(episodes) if e.end_s and e.end_s >= change["time"]), None) for change in changes)
-    return [i for i in found if i is not None]
+    found = []
+    for change in changes:
+        found += [i for i, e in enumerate(episodes) if e.end_s and e.end_s >= change["time"]][:1]
+    return found
 
 
 def _times(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
@@ -312,8 +317,8 @@ def _times(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     middle = [statistics.median(window) for window in windows]
     low, high = [at(window, 0.25) for window in windows], [at(window, 0.75) for window in windows]
     alone = [not e.interventions for e, _ in won]
-    key = (f'<b class="c1">line</b>: median of {TIMES} successes, and the middle half of them; <b class="c2">filled</b>:'
-           ' autonomous, <b class="c4">hollow</b>: with an intervention')  # fmt: skip
+    key = (f'<b class="c1">line</b>: median of {TIMES} successes, and the middle half of them;'
+           ' <b class="c2">filled</b>: autonomous, <b class="c4">hollow</b>: with an intervention')  # fmt: skip
     figures = []
     for name, x in _axes(won):
         pick = lambda values, wanted: [value for value, own in zip(values, alone) if own is wanted]  # noqa: B023, E731
@@ -341,7 +346,8 @@ def _work(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
             per_10.append(600 * rate_hz * sum(e.outcome == "success" for e in window) / ticks)
     svg = chart("successes in 10 minutes", [Line(x, per_10, "c2")], "minutes of running episodes",
                 (0.0, max(per_10, default=1.0) * 1.05 or 1.0))  # fmt: skip
-    figures = [_figure("Successes in 10 minutes of running episodes", svg, f"last {WINDOW} episodes; resets are not counted")]
+    key = f"last {WINDOW} episodes; resets are not counted"
+    figures = [_figure("Successes in 10 minutes of running episodes", svg, key)]
 
     index = [e.index for e in episodes]
     critical = [e for e in episodes if e.critical_steps]

@@ -17,7 +17,8 @@ def test_ticks_are_round(low, high, expected):
 
 
 def test_numbers_are_short():
-    assert [number(v) for v in (0, 0.25, 1000, 20000, 2_500_000, 0.0004)] == ["0", "0.25", "1000", "20k", "2.5M", "4e-4"]
+    values = (0, 0.25, 1000, 20000, 2_500_000, 0.0004)
+    assert [number(value) for value in values] == ["0", "0.25", "1000", "20k", "2.5M", "4e-4"]
 
 
 def test_everything_is_drawn_inside_the_chart():

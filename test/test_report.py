@@ -63,13 +63,14 @@ def test_curves_are_drawn_against_episodes_and_against_minutes(session):
 
 def test_share_of_steps_by_a_person_and_the_gate_are_shown_where_they_were_noted(tmp_path):
     for index in range(1, 11):
-        record = EpisodeRecord(index, "success", 100, 150, 1, 1, human_steps=10 * (index % 2), end_s=1000.0 + 60 * index,
-                               gate={"force": 3} if index > 5 else {})  # fmt: skip
+        noted = {"human_steps": 10 * (index % 2), "end_s": 1000.0 + 60 * index}
+        noted |= {"gate": {"force": 3} if index > 5 else {}}
+        record = EpisodeRecord(index, "success", 100, 150, 1, 1, **noted)
         append_episode(tmp_path, record)
     page = write_report(tmp_path).read_text()
     assert "share of steps by a person" in charts_of(page)
     assert re.search(r"<td>force</td><td>15</td><td[^>]*><svg class=\"bars\"", page)
-    assert "<b>10</b><span>successes in 10 minutes, resets and pauses included" in page  # 9 in the 9 minutes after the first
+    assert "<b>10</b><span>successes in 10 minutes, resets and pauses included" in page
 
 
 def test_old_session_says_that_the_gate_was_not_noted(session):
@@ -96,8 +97,8 @@ def test_names_that_are_html_are_shown_as_they_are(tmp_path):
 
 
 def test_intervals_of_an_evaluation_stand_beside_it():
-    found = {"success_rate": 0.5, "wilson_low": 0.24, "wilson_high": 0.76, "median_steps_success": 50.0,
-             "outcomes": ["SUCCESS"] * 9 + ["TIMEOUT"], "critical_steps": [10 * n for n in range(1, 10)] + [500]}  # fmt: skip
+    found = {"success_rate": 0.5, "wilson_low": 0.24, "wilson_high": 0.76, "median_steps_success": 50.0}
+    found |= {"outcomes": ["SUCCESS"] * 9 + ["TIMEOUT"], "critical_steps": [*range(10, 100, 10), 500]}
     rows = dict((what, after) for what, _, after in comparison_rows({"after": found}))
     assert rows["success rate"] == "50% (24 to 76)" and rows["median steps to success"] == "50 (20 to 80)"
 

@@ -93,8 +93,12 @@ class Practice:
         def diagnostics(tick: int) -> list[DiagnosticArray]:
             values = [KeyValue(key=f"value_{i}", value=str(tick + i)) for i in range(VALUES)]
             own = {"actor_node": [KeyValue(key="policy_version", value=str(1 + tick // 500))]}
-            return [DiagnosticArray(status=[DiagnosticStatus(name=name, message="active", values=values + own.get(name, []))])
-                    for name in names]  # fmt: skip
+            return [
+                DiagnosticArray(
+                    status=[DiagnosticStatus(name=name, message="active", values=values + own.get(name, []))]
+                )
+                for name in names
+            ]
 
         self.diagnosed = diagnostics
 

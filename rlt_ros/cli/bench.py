@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", type=int, metavar="D", help="size of the RL token (default: 96; replay: 2048)")
     parser.add_argument("--batch", type=int, default=256, metavar="B", help="transitions per update (default: 256)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="latency, token, weights, replay, panel: how long (default: 60; replay: 10)"
-    )
+        "--seconds", type=float, metavar="S",
+        help="latency, token, weights, replay, panel: how long (default: 60; replay: 10)",
+    )  # fmt: skip
     parser.add_argument(
         "--rate", type=float, metavar="HZ",
         help="control: not a practice, but the nodes of the loop alone at this rate, such as 50, 250 or 500",

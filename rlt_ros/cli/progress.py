@@ -43,6 +43,7 @@ class Display:
         self.episodes, self.minutes = episodes, minutes
         self.console = console or Console(highlight=False)
         self._live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
+        self._width = self.console.width
         self._began_s = time.monotonic()
         self._shown_s = 0.0
         self._printed = 0
@@ -66,6 +67,9 @@ class Display:
         if self._live:
             if now_s - self._shown_s > REFRESH_S:
                 self._shown_s = now_s
+                if self.console.width != self._width:  # lines that the terminal broke anew cannot be drawn over
+                    self._width = self.console.width
+                    self.console.clear()
                 self._live.update(self._dashboard(picture, now_s), refresh=True)
             return
         for number, outcome, steps in picture.ended[self._printed :]:

@@ -22,7 +22,7 @@ class EpisodeRecord:
     policy_version: int  # newest weights that acted in it; 0: warm-up, the VLA alone
     human_steps: int = 0  # control ticks of the critical phase that the human made
     end_s: float = 0.0  # ROS time of the end, s; 0: from a session that did not note it
-    gate: dict[str, int] = field(default_factory=dict)  # what the safety gate refused, held or changed since the last one
+    gate: dict[str, int] = field(default_factory=dict)  # what the gate refused, held or changed since the last
 
 
 def append_episode(session: Path, record: EpisodeRecord) -> None:

@@ -31,8 +31,9 @@ REMIND_S = 10.0
 class ReplayNode(RltNode):
     """Stream the transitions of the critical phase, each written to the session's journal before it is published.
 
-    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, safety/state (for the
-    list of episodes), replay/request (UInt64: the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
+    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, safety/state (for
+    the list of episodes), replay/request (UInt64: the sequence number from which a learner wants everything again).
+    Publishes: replay (Transition).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
 
     While the disk refuses, nothing new is published, since it would not survive; the newest WAITING transitions are

@@ -38,8 +38,8 @@ class Picture:
 
     def counts(self, node: str, prefix: str) -> Counter:
         """Those of a node's numbers whose names begin with `prefix`, without it."""
-        values = self.diagnostics.get(node, ("", {}))[1]
-        return Counter({k.removeprefix(prefix): int(v) for k, v in values.items() if k.startswith(prefix) and v.isdigit()})
+        values = self.diagnostics.get(node, ("", {}))[1].items()
+        return Counter({k.removeprefix(prefix): int(v) for k, v in values if k.startswith(prefix) and v.isdigit()})
 
     @property
     def person_is_done(self) -> bool:

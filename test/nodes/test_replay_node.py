@@ -38,6 +38,7 @@ class Streams:
         self.planned = peer.say(ActionChunk, "actor/chunk", qos.REPLAY)
         self.executed = peer.say(ActionChunk, "command/executed", qos.REPLAY)
         self.episodes = peer.say(EpisodeState, "episode/state", qos.STATE)
+        self.safety = peer.say(SafetyState, "safety/state", qos.STATE)
         self.request = peer.say(UInt64, "replay/request", qos.EVENT)
 
     def play(
@@ -101,12 +102,12 @@ def test_episodes_are_listed_with_their_interventions(graph, start, streams, tmp
     assert second.end_s > first.end_s > 0
 
 
-def test_episodes_are_listed_with_what_the_gate_did_since_the_one_before(graph, peer, start, streams, tmp_path):
+def test_episodes_are_listed_with_what_the_gate_did_since_the_one_before(graph, start, streams, tmp_path):
     node = start(ReplayNode, **PATIENT, session=str(tmp_path))
-    s, safety = streams(), peer.say(SafetyState, "safety/state", qos.STATE)
+    s = streams()
 
     def gate(**counts: int) -> None:
-        safety(SafetyState(causes=list(counts), counts=list(counts.values())))
+        s.safety(SafetyState(causes=list(counts), counts=list(counts.values())))
         graph.spin_until(lambda: node.gate_counts == counts, "the counts")
 
     gate(force=5)  # of before this node began
