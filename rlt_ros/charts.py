@@ -76,17 +76,18 @@ def chart(
     percent: bool = False,
     second: tuple[float, str] | None = None,
     marks: Sequence[float] = (),
+    x_range: tuple[float, float] | None = None,
 ) -> str:
     """An SVG element, or "" when there is nothing to draw.
 
-    label: what a screen reader says.  y_range: of the axis; left out, from the data.  percent: y is a share.
+    label: what a screen reader says.  x_range, y_range: of the axes; left out, from the data.  percent: y is a share.
     second: (factor, unit) of an axis on the right, whose numbers are y times the factor.  marks: x of vertical lines.
     """
     xs = [float(value) for item in items for value in item.x if math.isfinite(value)]
     ys = [float(value) for item in items for value in item.y if math.isfinite(value)]
     if not xs or not ys:
         return ""
-    x_low, x_high = min(xs), max(xs)
+    x_low, x_high = x_range or (min(xs), max(xs))
     x_high = x_high if x_high > x_low else x_low + 1
     y_low, y_high = y_range or (min(ys), max(ys))
     if not y_high > y_low:

@@ -308,7 +308,8 @@ def _changed_at(changes: Sequence[dict], episodes: Sequence[EpisodeRecord]) -> l
 
 
 def _times(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
-    won = [(e, at) for e, at in _counted(episodes, rate_hz) if e.outcome == "success" and e.critical_steps]
+    counted = _counted(episodes, rate_hz)
+    won = [(e, at) for e, at in counted if e.outcome == "success" and e.critical_steps]
     if not won:
         return '<p class="note">No success yet.</p>' if episodes else ""
     steps = [e.critical_steps for e, _ in won]
@@ -320,13 +321,13 @@ def _times(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     key = (f'<b class="c1">line</b>: median of {TIMES} successes, and the middle half of them;'
            ' <b class="c2">filled</b>: autonomous, <b class="c4">hollow</b>: with an intervention')  # fmt: skip
     figures = []
-    for name, x in _axes(won):
+    for (name, x), (_, whole) in zip(_axes(won), _axes(counted)):
         pick = lambda values, wanted: [value for value, own in zip(values, alone) if own is wanted]  # noqa: B023, E731
         svg = chart(
             f"control ticks to success against {name}",
             [Dots(pick(x, True), pick(steps, True), "c2"), Dots(pick(x, False), pick(steps, False), "c4", True),
              Line(x, middle, "c1", low, high)],
-            name, (0.0, max(steps) * 1.05), second=(1.0 / rate_hz, "s"),
+            name, (0.0, max(steps) * 1.05), second=(1.0 / rate_hz, "s"), x_range=(whole[0], whole[-1]),
         )  # fmt: skip
         figures.append(_figure(f"Control ticks (right: seconds) to success, by {name.split(' ')[0]}", svg, key))
         key = ""

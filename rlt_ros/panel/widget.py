@@ -387,7 +387,7 @@ class Panel(QtWidgets.QWidget):
         )
         for tile in (self.rate, self.policy, self.updates, self.replay):
             tile.setFixedHeight(86)
-        self.curves.setMinimumHeight(120)
+        self.curves.setMinimumHeight(60)  # the whole panel fits on a touch screen of 1024 x 600
         left = _box(QtWidgets.QVBoxLayout(), (top, 0), (middle, 5), (self.notice, 0), (numbers, 0), (self.curves, 3))
 
         self.buttons["stop"].setFixedHeight(104)

@@ -233,3 +233,19 @@ def test_silence_is_three_seconds() -> None:
 def test_every_cause_of_the_gate_has_words() -> None:
     assert set(CAUSES) == set(SafetyGate.CAUSES)
     assert set(HELD) <= set(CAUSES)
+
+
+def test_it_fits_a_small_touch_screen_and_the_stop_is_never_covered(stage, app) -> None:
+    panel = stage.panel
+    smallest = panel.minimumSizeHint()
+    assert smallest.width() <= 1024 and smallest.height() <= 570  # 1024 x 600 with the window's frame
+    for size in (QtCore.QSize(1024, 570), smallest, QtCore.QSize(1920, 1080)):
+        panel.resize(size)
+        app.processEvents()
+        stop = panel.buttons["stop"]
+        assert panel.rect().contains(stop.geometry())
+        assert all(panel.childAt(at) is stop for at in (stop.geometry().topLeft(), stop.geometry().center()))
+    panel.resize(1024, 570)
+    app.processEvents()
+    for name, button in panel.buttons.items():  # about 1 cm on such a screen
+        assert button.height() >= 48 and button.width() >= 90, name
