@@ -58,7 +58,7 @@ class RltNode(LifecycleNode):
         problem: set it to a sentence to turn the diagnostics to WARN; empty: all is well.
         failure: the exception for which the process should end, or None.
         configure_error: one line why configure failed last, or "".
-        place: kind of work (rlt_ros/ros/priority.py) that the process does once the node is active; None: not ours to say.
+        place: kind of work (rlt_ros/ros/priority.py) of the process once the node is active; None: not ours to say.
         simulated_time: use_sim_time, from configure on: ROS time, ticks and time-outs follow /clock.
     """
 

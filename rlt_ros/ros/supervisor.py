@@ -51,8 +51,8 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
              extra_files: Sequence[Path] = (), realtime: bool = False) -> list[Command]:
     """Return the commands for the whole graph, from the process table and the installed package.
 
-    `extra_files` are parameter files over all others; `realtime` gives the control loop real-time priorities. Raises FileNotFoundError for an executable that is not installed,
-    with what to do.
+    `extra_files` are parameter files over all others; `realtime` gives the control loop real-time priorities.
+    Raises FileNotFoundError for an executable that is not installed, with what to do.
     """
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
