@@ -19,8 +19,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from rlt_ros.core.intervals import wilson
 from rlt_ros.core.joining import Join
-from rlt_ros.sim.evaluate import load_policy, wilson
+from rlt_ros.sim.evaluate import load_policy
 from rlt_ros.sim.lockstep import LockStep, Motion, Timing
 from rlt_ros.sim.task import EVALUATION_SEED, TaskEnv, load_task
 from rlt_ros.vla.schedule import needed_age

@@ -24,7 +24,7 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["use_sim_time"]:
         shared["use_sim_time"] = given["use_sim_time"] == "true"
     return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true"), namespace)
-            for p in processes.select(robot, person)]
+            for p in processes.select(robot, person, given["record"] == "true")]
 
 
 def _node(process: processes.Process, files: list[Path], own: dict, namespace: str) -> Node:
@@ -46,6 +46,8 @@ def generate_launch_description() -> LaunchDescription:
                               description="nodes follow /clock, and robot:=sim sets it and waits for them"),
         DeclareLaunchArgument("realtime", default_value="false", choices=["true", "false"],
                               description="SCHED_FIFO for the nodes of the control loop; needs rights, see rlt doctor"),
+        DeclareLaunchArgument("record", default_value="false", choices=["true", "false"],
+                              description="record pictures, phases and actions for Foxglove; needs a session"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),

@@ -1,6 +1,8 @@
 """The report of a session."""
 
 import json
+import re
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -28,7 +30,8 @@ def test_report_is_one_page_with_plots_and_settings(session):
         )
     )
     page = write_report(session).read_text()
-    assert "<svg" in page and "http" not in page.split("<svg")[0]
+    assert "<svg" in page and "http" not in page and "<script" not in page  # nothing is fetched
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
     assert "<td>success rate</td><td>40%</td><td>90%</td>" in page
     assert "<td>median steps to success</td><td>–</td><td>51</td>" in page
     assert "rate_hz: 50.0 # &lt;Hz&gt;" in page
@@ -40,6 +43,63 @@ def test_minutes_are_counted_at_the_sessions_own_rate(session):
     assert f"{steps / 50 / 60:.1f} minutes of critical phase at 50 Hz" in write_report(session).read_text()
     (session / "config.yaml").write_text("/**: {ros__parameters: {rate_hz: 20.0}}")
     assert f"{steps / 20 / 60:.1f} minutes of critical phase at 20 Hz" in write_report(session).read_text()
+
+
+def charts_of(page: str) -> dict[str, ET.Element]:
+    """Label -> SVG element; each is well-formed."""
+    found = re.findall(r'<svg class="chart".*?</svg>', page, re.DOTALL)
+    return {element.get("aria-label"): element for element in map(ET.fromstring, found)}
+
+
+def test_curves_are_drawn_against_episodes_and_against_minutes(session):
+    drawn = charts_of(write_report(session).read_text())
+    for what in ("success rate", "control ticks to success"):
+        by_episode, by_minutes = (drawn[f"{what} against {x}"] for x in ("episode", "minutes of running episodes"))
+        dots = [[circle.get("cy") for circle in chart.iter("circle")] for chart in (by_episode, by_minutes)]
+        assert dots[0] == dots[1] and len(dots[0]) == (25 if what == "success rate" else 20)
+        assert all(len(list(chart.iter("polygon"))) == 1 for chart in (by_episode, by_minutes))  # the interval
+    assert {"successes in 10 minutes", "interventions"} <= set(drawn)
+
+
+def test_share_of_steps_by_a_person_and_the_gate_are_shown_where_they_were_noted(tmp_path):
+    for index in range(1, 11):
+        record = EpisodeRecord(index, "success", 100, 150, 1, 1, human_steps=10 * (index % 2), end_s=1000.0 + 60 * index,
+                               gate={"force": 3} if index > 5 else {})  # fmt: skip
+        append_episode(tmp_path, record)
+    page = write_report(tmp_path).read_text()
+    assert "share of steps by a person" in charts_of(page)
+    assert re.search(r"<td>force</td><td>15</td><td[^>]*><svg class=\"bars\"", page)
+    assert "<b>10</b><span>successes in 10 minutes, resets and pauses included" in page  # 9 in the 9 minutes after the first
+
+
+def test_old_session_says_that_the_gate_was_not_noted(session):
+    assert "did not note what the gate did" in write_report(session).read_text()
+
+
+def test_changes_of_settings_are_listed_with_the_episode_before_them(tmp_path):
+    for index in range(1, 4):
+        append_episode(tmp_path, EpisodeRecord(index, "success", 100, 150, 0, 1, end_s=1000.0 * index))
+    change = {"time": 2500.0, "node": "learner_node", "name": "beta", "value": 0.5}
+    (tmp_path / "changes.jsonl").write_text(json.dumps(change) + "\n")
+    page = write_report(tmp_path).read_text()
+    assert re.search(r"after episode 2</td><td>learner_node beta</td><td>0.5</td>", page)
+    chart = charts_of(page)["success rate against episode"]
+    assert len([line for line in chart.iter("line") if line.get("class") == "mark"]) == 2  # and the first of the actor
+
+
+def test_names_that_are_html_are_shown_as_they_are(tmp_path):
+    folder = tmp_path / "<b>session"
+    folder.mkdir()
+    append_episode(folder, EpisodeRecord(1, "success", 10, 20, 0, 0, gate={"<i>": 1}))
+    page = write_report(folder).read_text()
+    assert "<b>session" not in page and "&lt;b&gt;session" in page and "<i>" not in page
+
+
+def test_intervals_of_an_evaluation_stand_beside_it():
+    found = {"success_rate": 0.5, "wilson_low": 0.24, "wilson_high": 0.76, "median_steps_success": 50.0,
+             "outcomes": ["SUCCESS"] * 9 + ["TIMEOUT"], "critical_steps": [10 * n for n in range(1, 10)] + [500]}  # fmt: skip
+    rows = dict((what, after) for what, _, after in comparison_rows({"after": found}))
+    assert rows["success rate"] == "50% (24 to 76)" and rows["median steps to success"] == "50 (20 to 80)"
 
 
 def test_empty_session_has_a_report_too(tmp_path):

@@ -1,4 +1,4 @@
-"""Measure this machine and this code: control loops, learner, weights, replay. Prints one JSON.
+"""Measure this machine and this code: control loops, learner, weights, replay, panel. Prints one JSON.
 
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
@@ -11,6 +11,7 @@ examples:
   rlt bench learner --device cuda
   rlt bench weights --seconds 60 --burners 2    # from the learner's publish to the actor's use, over DDS, under load
   rlt bench replay --token 2048 --steps 50000   # inserts/s with the journal, memory of a million steps
+  rlt bench panel                           # from a press in the panel to the episode's state; the panel's CPU
   rlt bench all
 """
 
@@ -21,10 +22,10 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "latency", "token", "learner", "weights", "replay")
+NAMES = ("control", "latency", "token", "learner", "weights", "replay", "panel")
 # The token of the shipped VLA; a replay is judged by that of a large one.
 TOKEN = {"control": 96, "latency": 96, "learner": 96, "weights": 96, "replay": 2048}
-SECONDS = {"latency": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0}
+SECONDS = {"latency": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", type=int, metavar="D", help="size of the RL token (default: 96; replay: 2048)")
     parser.add_argument("--batch", type=int, default=256, metavar="B", help="transitions per update (default: 256)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="latency, token, weights, replay: how long (default: 60; replay: 10)"
+        "--seconds", type=float, metavar="S", help="latency, token, weights, replay, panel: how long (default: 60; replay: 10)"
     )
     parser.add_argument(
         "--rate", type=float, metavar="HZ",

@@ -5,6 +5,7 @@ examples:
   rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
   rlt practice --session sessions/first --no-eval
   rlt practice --realtime           # the control loop before everything else, where SCHED_FIFO is allowed
+  rlt practice --record             # also pictures, phases and actions, for Foxglove
   rlt practice --speed 1            # on a slow or busy machine: time waits, so that no command comes late
 
 A session folder holds journal/*.mcap, checkpoints/, metrics/ (TensorBoard), config.yaml, episodes.jsonl, report.html
@@ -56,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--realtime", action="store_true",
         help="run the nodes of the control loop with SCHED_FIFO, which needs rights (`rlt doctor` tells)",
     )  # fmt: skip
+    parser.add_argument(
+        "--record", action="store_true", help="record pictures, phases and actions for Foxglove, in recording/"
+    )
     parser.add_argument("--no-eval", action="store_true", help="practise only, do not evaluate before and after")
     parser.add_argument(
         "--eval-episodes", type=int, default=20, metavar="N", help="episodes of each evaluation (default: 20)"
@@ -186,7 +190,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     from rlt_ros.ros.supervisor import Supervisor, commands
 
     start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"],
-                     realtime=args.realtime)
+                     realtime=args.realtime, record=args.record)
     supervisor = Supervisor(start, session / "log")
     supervisor.prepare()
     import rclpy
@@ -201,7 +205,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     executor.add_node(watch.node)
     dead = []
     try:
-        with Display(args.episodes) as display:
+        with Display(args.episodes, args.minutes) as display:
             supervisor.start()
             while not dead and not watch.picture.person_is_done:
                 executor.spin_once(0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 FILE = "episodes.jsonl"
@@ -20,6 +20,9 @@ class EpisodeRecord:
     total_steps: int  # control ticks from the start to the end
     interventions: int  # times that the human took over in the critical phase
     policy_version: int  # newest weights that acted in it; 0: warm-up, the VLA alone
+    human_steps: int = 0  # control ticks of the critical phase that the human made
+    end_s: float = 0.0  # ROS time of the end, s; 0: from a session that did not note it
+    gate: dict[str, int] = field(default_factory=dict)  # what the safety gate refused, held or changed since the last one
 
 
 def append_episode(session: Path, record: EpisodeRecord) -> None:

@@ -43,7 +43,7 @@ _KINDS = {
     Opcode.MESSAGE_INDEX: MessageIndex,
 }
 _DATA_END_BYTES = 4
-_DAMAGE = (McapError, CRCValidationError, ValueError, OverflowError, RuntimeError, struct.error)
+DAMAGE = (McapError, CRCValidationError, ValueError, OverflowError, RuntimeError, struct.error)
 _CHUNK = struct.Struct("<QQQIIQ")  # first and last time, size, CRC-32, length of the name "" of no compression, size
 
 
@@ -78,9 +78,9 @@ class JournalWriter:
         self.path, self._file = folder, -1
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.path = folder / f"{_next_number(folder):04d}.mcap"
+            self.path = folder / f"{next_number(folder):04d}.mcap"
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            self._new = _Pending()
+            self._new = Pending()
             # One chunk a message: a killed process loses nothing that `append` acknowledged, and the file has an index.
             self._writer = Writer(self._new, chunk_size=1, compression=CompressionType.NONE)
             self._writer.start(profile="ros2", library="rlt_ros")
@@ -155,7 +155,7 @@ class JournalWriter:
             raise
 
 
-class _Pending:
+class Pending:
     """What the MCAP writer writes to: bytes on their way to the file."""
 
     def __init__(self) -> None:
@@ -202,7 +202,7 @@ def journal_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("*.mcap") if path.stem.isdecimal()), key=lambda path: int(path.stem))
 
 
-def _next_number(folder: Path) -> int:
+def next_number(folder: Path) -> int:
     return max((int(path.stem) for path in journal_files(folder)), default=0) + 1
 
 
@@ -219,7 +219,7 @@ def _read_file(path: Path, warn) -> Iterator[Entry]:
             while (at := file.tell()) < size:
                 try:
                     entries = _read_record(file, size)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     found = _next_chunk(file, at + 1, size)
                     after = "torn" if found == size else f"{found - at} bytes damaged"
                     warn(f"journal {path}: {after} at byte {at}, after sequence {last} ({error}); the rest is read")

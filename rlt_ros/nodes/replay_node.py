@@ -1,6 +1,6 @@
 """The replay: joins what the actor saw with what the robot did, journals it, then offers it for training."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from rlt_ros.core.recorder import EpisodeRecorder
 from rlt_ros.core.transition import Transition as Recorded
 from rlt_ros.data.episodes import EpisodeRecord, append_episode, read_episodes
 from rlt_ros.data.journal import Journal, JournalError
-from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, Transition
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, SafetyState, Transition
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, proprio_from_msg, state_from_msg, transition_to_msg
 from rlt_ros.ros.definitions import ros2msg
@@ -31,8 +31,8 @@ REMIND_S = 10.0
 class ReplayNode(RltNode):
     """Stream the transitions of the critical phase, each written to the session's journal before it is published.
 
-    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, replay/request
-    (UInt64: the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
+    Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, safety/state (for the
+    list of episodes), replay/request (UInt64: the sequence number from which a learner wants everything again).  Publishes: replay (Transition).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
 
     While the disk refuses, nothing new is published, since it would not survive; the newest WAITING transitions are
@@ -78,7 +78,10 @@ class ReplayNode(RltNode):
         self.episode, self.start_tick = -1, -1
         self.heard_s, self.heard_tick = 0.0, -1  # of the newest episode/state
         self.labelled: EpisodeState | None = None  # an end that can still be taken back
-        self.interventions = self.policy_version = 0
+        self.critical = False
+        self.interventions = self.human_steps = self.policy_version = 0
+        self.gate: Counter[str] = Counter()  # since the last episode that is in the list
+        self.gate_counts: dict[str, int] | None = None  # as the safety node said last
         self.source = Source.HOLD
         self.token_dim: int | None = None  # as of the first token
         self.replay = self.publish(Transition, "replay", qos.REPLAY)
@@ -93,6 +96,7 @@ class ReplayNode(RltNode):
         self.subscribe(ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk(msg)), qos.REPLAY)
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.subscribe(SafetyState, "safety/state", self.on_safety, qos.STATE)
         self.subscribe(UInt64, "replay/request", lambda msg: self.journal.rewind(msg.data), qos.EVENT)
         self.every(1.0 / SEND_HZ, self.send)
 
@@ -116,7 +120,9 @@ class ReplayNode(RltNode):
     def on_executed(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.action_dim)
         self.recorder.add_executed(chunk.tick, chunk.actions[0], chunk.source)
-        self.interventions += chunk.source == Source.HUMAN != self.source
+        if self.critical:
+            self.interventions += chunk.source == Source.HUMAN != self.source
+            self.human_steps += chunk.source == Source.HUMAN
         self.policy_version = max(self.policy_version, chunk.policy_version)
         self.source = chunk.source
 
@@ -129,8 +135,9 @@ class ReplayNode(RltNode):
         self.heard_s, self.heard_tick = self.now_s(), self.control.tick(self.now_ns())
         if msg.phase == Phase.CRITICAL and not self.recorded(msg):
             self.episode, self.start_tick = msg.episode, msg.start_tick
-            self.interventions = self.policy_version = 0
+            self.interventions = self.human_steps = self.policy_version = 0
             self.recorder.begin(msg.episode, msg.start_tick, msg.critical_tick)
+        self.critical = msg.phase == Phase.CRITICAL
         if msg.phase == Phase.ENDED and self.recorded(msg):
             self.recorder.hold_back(msg.end_tick)
         self.labelled = None
@@ -138,6 +145,14 @@ class ReplayNode(RltNode):
             self.labelled = msg
             if msg.committed:
                 self.commit()
+
+    def on_safety(self, msg: SafetyState) -> None:
+        counts = dict(zip(msg.causes, msg.counts))
+        before = self.gate_counts
+        if before is not None:
+            began_anew = any(counts.get(cause, 0) < count for cause, count in before.items())
+            self.gate += Counter(counts) - Counter({} if began_anew else before)
+        self.gate_counts = counts
 
     def recorded(self, msg: EpisodeState) -> bool:
         """Whether `msg` is about the episode that is being recorded."""
@@ -167,8 +182,12 @@ class ReplayNode(RltNode):
                     total_steps=msg.end_tick - msg.start_tick,
                     interventions=self.interventions if critical else 0,
                     policy_version=self.policy_version if critical else 0,
+                    human_steps=self.human_steps if critical else 0,
+                    end_s=round(1e-9 * self.control.stamp_ns(msg.end_tick), 3),
+                    gate=dict(self.gate),
                 )
             )
+            self.gate.clear()
             self.store()
 
     def send(self) -> None:

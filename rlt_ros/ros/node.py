@@ -130,8 +130,12 @@ class RltNode(LifecycleNode):
         self.on_undo(lambda: self.destroy_publisher(publisher))
         return publisher
 
-    def subscribe(self, msg_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> Any:
-        """Call `callback(msg)` for each message while active; latched topics are delivered while inactive too."""
+    def subscribe(self, msg_type: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile,
+                  raw: bool = False) -> Any:
+        """Call `callback(msg)` for each message while active; latched topics are delivered while inactive too.
+
+        raw: `callback` gets the CDR bytes.
+        """
         latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
 
         def deliver(msg: Any) -> None:
@@ -145,7 +149,7 @@ class RltNode(LifecycleNode):
                     self.reject(topic, error)
                 self.give_leave()
 
-        subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile)
+        subscription = self.create_subscription(msg_type, topic, self._guard(deliver), profile, raw=raw)
         self._heard.append(subscription)
         self.on_undo(lambda: (self._heard.remove(subscription), self.destroy_subscription(subscription)))
         return subscription

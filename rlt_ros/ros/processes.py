@@ -17,6 +17,7 @@ class Process:
     name: node name, executable, and its section `/**/<name>` of the parameter files.
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
+    record: only where the session is to be recorded for Foxglove.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
     realtime: SCHED_FIFO priority when real-time priorities are asked for; 0: none. What a tick of the robot waits for
         has one, in the order in which a tick passes through it backwards (docs/decisions/0027-real-time-priority.md).
@@ -30,6 +31,7 @@ class Process:
     name: str
     where: str = ""
     person: str = ""
+    record: bool = False
     work: str = "ordinary"
     realtime: int = 0
     modules: tuple[str, ...] | None = None
@@ -64,6 +66,7 @@ TABLE = (
     Process("safety_node", work="control", realtime=50),
     Process("episode_node"),
     Process("replay_node"),
+    Process("recorder_node", record=True, work="background"),
     Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
     Process("actor_node", work="control", realtime=50, modules=("torch",)),
     Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor")),
@@ -71,8 +74,10 @@ TABLE = (
 )
 
 
-def select(robot: str, person: str) -> tuple[Process, ...]:
+def select(robot: str, person: str, record: bool = False) -> tuple[Process, ...]:
     """Return the processes for `robot` ("sim" or the path of a robot file) and `person` ("simulated" or "human").
+
+    record: with the recorder.
 
     Raises ValueError when the two do not go together.
     """
@@ -81,7 +86,9 @@ def select(robot: str, person: str) -> tuple[Process, ...]:
     where = "sim" if robot == "sim" else "real"
     if where == "real" and person == "simulated":
         raise ValueError(f"robot is {robot!r} and person is 'simulated'; a real robot is watched by a human")
-    return tuple(p for p in TABLE if p.where in ("", where) and p.person in ("", person))
+    return tuple(
+        p for p in TABLE if p.where in ("", where) and p.person in ("", person) and (record or not p.record)
+    )
 
 
 def parameter_files(share: Path, robot: str) -> list[Path]:

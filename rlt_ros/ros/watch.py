@@ -1,6 +1,7 @@
 """Watches a running graph from outside: episodes, learner, and how well the loops keep time."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -9,6 +10,8 @@ from rclpy.node import Node
 from rlt_ros.core.episode import Outcome, Phase, Score
 from rlt_ros.msg import EpisodeState, LearnerStatus
 from rlt_ros.ros import qos
+
+SILENT_S = 5.0  # diagnostics come once a second
 
 
 @dataclass
@@ -23,6 +26,7 @@ class Picture:
     updates_per_s: float = 0.0
     replay_size: int = 0
     diagnostics: dict = field(default_factory=dict)  # node -> (message, values), as texts
+    heard_s: dict = field(default_factory=dict)  # node -> when its newest diagnostics came, monotonic
 
     def value(self, node: str, key: str, default: float = 0.0) -> float:
         """A number from a node's diagnostics."""
@@ -31,6 +35,11 @@ class Picture:
     def words(self, node: str, key: str) -> str:
         """A text from a node's diagnostics."""
         return self.diagnostics.get(node, ("", {}))[1].get(key, "")
+
+    def counts(self, node: str, prefix: str) -> Counter:
+        """Those of a node's numbers whose names begin with `prefix`, without it."""
+        values = self.diagnostics.get(node, ("", {}))[1]
+        return Counter({k.removeprefix(prefix): int(v) for k, v in values.items() if k.startswith(prefix) and v.isdigit()})
 
     @property
     def person_is_done(self) -> bool:
@@ -64,8 +73,12 @@ class Picture:
         return {node: values for node, values in found.items() if values}
 
     def problems(self) -> dict[str, str]:
-        """Node -> what its diagnostics say other than that it is active."""
-        return {node: message for node, (message, _) in self.diagnostics.items() if message != "active"}
+        """Node -> what its diagnostics say other than that it is active, or that they ceased."""
+        now_s = time.monotonic()
+        silent = {node: now_s - heard_s for node, heard_s in self.heard_s.items() if now_s - heard_s > SILENT_S}
+        return {node: message for node, (message, _) in self.diagnostics.items() if message != "active"} | {
+            node: f"silent for {seconds:.0f} s" for node, seconds in silent.items()
+        }
 
 
 class Watch:
@@ -93,4 +106,5 @@ class Watch:
     def on_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
             node = status.name.rsplit("/", 1)[-1]
+            self.picture.heard_s[node] = time.monotonic()
             self.picture.diagnostics[node] = (status.message, {v.key: v.value for v in status.values})

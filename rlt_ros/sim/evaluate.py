@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -10,19 +9,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from rlt_ros.core.intervals import wilson
 from rlt_ros.core.joining import Join
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
 from rlt_ros.sim.task import EVALUATION_SEED, Task, TaskEnv, load_task
-
-
-def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson score)."""
-    if episodes == 0:
-        return 0.0, 1.0
-    p, n = successes / episodes, episodes
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def load_policy(session: Path):

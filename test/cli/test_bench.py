@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlt_ros import bench
-from rlt_ros.bench import control, learner, token, weights
+from rlt_ros.bench import control, learner, panel, token, weights
 from rlt_ros.cli.main import main
 from rlt_ros.core.learner import Learner
 from rlt_ros.core.networks import Dims
@@ -135,6 +135,19 @@ def test_latency_is_compared_with_bare_nodes_over_dds(python):
     assert found["cpu_actor_safety_percent"] > 0 and {"actor_node", "relay_echo"} <= set(found["nodes"])
 
 
+def test_presses_in_the_panel_are_timed_until_the_episode_has_changed(python):
+    found = in_a_process(python, "panel", "--seconds", "4")
+    assert found["presses"] >= 2 and found["unanswered"] == 0
+    assert 0 < found["press_to_state_p50_ms"] <= found["press_to_state_max_ms"] < 4000
+    assert found["panel_cpu_percent"] > 0
+
+
+def test_a_press_that_is_being_noted_is_left(tmp_path):
+    (tmp_path / "presses").write_text('{"button": "start", "ms": 3.5}\n{"button": "hand')
+    assert panel.read(tmp_path / "presses") == [{"button": "start", "ms": 3.5}]
+    assert panel.read(tmp_path / "nothing") == []
+
+
 def test_latency_of_a_task_without_these_streams_is_refused(capsys):
     assert main(["bench", "latency", "--task", "reacher"]) == 1
     assert "task 'reacher' has the state observation" in capsys.readouterr().err
@@ -236,5 +249,5 @@ def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
 def test_help_has_an_example_of_each(capsys):
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    names = ("control", "latency", "token", "learner", "weights", "replay", "all")
+    names = ("control", "latency", "token", "learner", "weights", "replay", "panel", "all")
     assert all(f"rlt bench {name}" in out for name in names)

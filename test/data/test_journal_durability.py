@@ -241,7 +241,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, where):
 def test_file_that_somebody_else_makes_is_not_overwritten(tmp_path, monkeypatch):
     JournalWriter(tmp_path, TYPE, TEXT).close()
     before = journal_files(tmp_path)[0].read_bytes()
-    monkeypatch.setattr(module, "_next_number", lambda folder: 1)
+    monkeypatch.setattr(module, "next_number", lambda folder: 1)
     with pytest.raises(JournalError, match="File exists"):
         JournalWriter(tmp_path, TYPE, TEXT)
     assert journal_files(tmp_path)[0].read_bytes() == before

@@ -17,7 +17,7 @@ from rlt_ros.core.observations import TokenFrame
 from rlt_ros.core.transition import Transition as Recorded
 from rlt_ros.data.episodes import read_episodes
 from rlt_ros.data.journal import JournalError, journal_files, read_journal
-from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, Transition
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState, SafetyState, Transition
 from rlt_ros.nodes.replay_node import SEND_HZ, WAITING, ReplayNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import state_to_msg
@@ -96,8 +96,42 @@ def test_episodes_are_listed_with_their_interventions(graph, start, streams, tmp
     graph.spin_until(lambda: len(read_episodes(tmp_path)) == 2, "the list")
     first, second = read_episodes(tmp_path)
     assert (first.index, first.outcome, first.critical_steps, first.total_steps) == (1, "timeout", STEPS, STEPS + 20)
-    assert (first.interventions, first.policy_version) == (1, 2)
+    assert (first.interventions, first.human_steps, first.policy_version) == (1, 10, 2)
     assert (second.index, second.outcome, second.interventions) == (2, "success", 0)
+    assert second.end_s > first.end_s > 0
+
+
+def test_episodes_are_listed_with_what_the_gate_did_since_the_one_before(graph, peer, start, streams, tmp_path):
+    node = start(ReplayNode, **PATIENT, session=str(tmp_path))
+    s, safety = streams(), peer.say(SafetyState, "safety/state", qos.STATE)
+
+    def gate(**counts: int) -> None:
+        safety(SafetyState(causes=list(counts), counts=list(counts.values())))
+        graph.spin_until(lambda: node.gate_counts == counts, "the counts")
+
+    gate(force=5)  # of before this node began
+    gate(force=7, range=1)
+    s.play(graph, node, 1, 1000)
+    graph.spin_until(lambda: len(read_episodes(tmp_path)) == 1, "the first episode")
+    gate(force=7, range=4)
+    gate(range=2)  # the safety node was started again
+    s.play(graph, node, 2, 2000)
+    graph.spin_until(lambda: len(read_episodes(tmp_path)) == 2, "the second episode")
+    assert [episode.gate for episode in read_episodes(tmp_path)] == [{"force": 2, "range": 1}, {"range": 5}]
+
+
+def test_what_a_person_does_after_the_end_is_no_intervention(graph, peer, start, streams, tmp_path):
+    node = start(ReplayNode, **PATIENT, session=str(tmp_path))
+    s = streams()
+    s.play(graph, node, 1, 1000, Outcome.NONE)
+    ended = {"episode": 1, "start_tick": 1000, "critical_tick": 1020, "end_tick": 1060, "outcome": Outcome.SUCCESS}
+    s.episodes(peer.episode(Phase.ENDED, **ended, committed=False))
+    graph.spin_until(lambda: node.labelled is not None, "the label")
+    s.executed(peer.chunk(1061, [0.3, 0.0, 0.0, 0.0], 1, Source.HUMAN))
+    graph.spin_until(lambda: node.source is Source.HUMAN, "the arm to be moved back by hand")
+    s.episodes(peer.episode(Phase.ENDED, **ended))
+    graph.spin_until(lambda: len(read_episodes(tmp_path)) == 1, "the episode")
+    assert [(e.interventions, e.human_steps) for e in read_episodes(tmp_path)] == [(0, 0)]
 
 
 def test_human_steps_replace_the_reference(graph, start, streams, tmp_path):

@@ -25,6 +25,12 @@ def test_simulator_brings_robot_and_person_a_robot_brings_the_gamepad() -> None:
     assert {"sim_node", "joy_node"} <= names("sim", "human")
 
 
+def test_the_recorder_runs_only_when_asked_for() -> None:
+    for robot, person in (("sim", "simulated"), ("my_robot.yaml", "human")):
+        recorded = {process.name for process in processes.select(robot, person, record=True)}
+        assert recorded - names(robot, person) == {"recorder_node"}
+
+
 def test_simulated_person_is_refused_beside_a_real_robot() -> None:
     with pytest.raises(ValueError, match="watched by a human"):
         processes.select("my_robot.yaml", "simulated")

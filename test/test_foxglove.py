@@ -1,0 +1,86 @@
+"""The layout for Foxglove names topics, fields and values that a recording has."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from rlt_ros.nodes.recorder_node import TOPICS, RecorderNode, picture_topic
+from rlt_ros.ros.definitions import ros2msg
+from rlt_ros.sim.task import load_task
+
+LAYOUT = json.loads((Path(__file__).resolve().parents[1] / "config" / "foxglove.json").read_text())
+KINDS = {RecorderNode.place_of(topic): kind for topic, (kind, _) in TOPICS.items()}
+ETHERNET = load_task("ethernet")
+# Lists whose sizes a task decides.
+SIZES = {"/proprio.values": ETHERNET.proprio_dim, "/command/executed.actions": ETHERNET.action_dim,
+         "/vla/reference.actions": ETHERNET.action_dim}  # fmt: skip
+
+
+def panels(kind: str) -> list[dict]:
+    return [panel for name, panel in LAYOUT["configById"].items() if name.split("!")[0] == kind]
+
+
+def paths() -> list[str]:
+    return [path["value"] for kind in ("Plot", "StateTransitions") for panel in panels(kind) for path in panel["paths"]]
+
+
+def field_type(path: str) -> str:
+    """Type of the field that a message path leads to; KeyError or IndexError when it leads nowhere."""
+    topic, _, way = path.partition(".")
+    field, _, index = way.partition("[")
+    found = KINDS[topic].get_fields_and_field_types()[field]
+    if index:
+        assert found.startswith("sequence<"), f"{path}: {field} is no list"
+        if int(index.rstrip("]")) >= SIZES[f"{topic}.{field}"]:
+            raise IndexError(path)
+        found = found.removeprefix("sequence<").rstrip(">")
+    return found
+
+
+@pytest.mark.parametrize("path", paths())
+def test_path_leads_to_something_that_can_be_drawn(path):
+    assert field_type(path) in {"uint8", "boolean", "string", "float", "double", "int64", "uint64"}
+
+
+def test_a_path_that_leads_nowhere_would_be_noticed():
+    for wrong in ("/episode/state.fase", "/nothing.phase"):
+        with pytest.raises(KeyError):
+            field_type(wrong)
+    with pytest.raises(IndexError):
+        field_type("/proprio.values[14]")
+
+
+def test_pictures_are_those_of_the_task_and_other_panels_have_their_topics():
+    shown = {panel["imageMode"]["imageTopic"] for panel in panels("Image")}
+    assert shown == {picture_topic(camera) for camera in ETHERNET.cameras}
+    assert {panel["topicPath"] for panel in panels("RawMessages")} <= set(KINDS)
+    assert {panel["topicToRender"] for panel in panels("DiagnosticSummary")} == {"/diagnostics"}
+
+
+def test_every_panel_has_its_place_and_every_place_its_panel():
+    def leaves(tree) -> list[str]:
+        return [tree] if isinstance(tree, str) else leaves(tree["first"]) + leaves(tree["second"])
+
+    placed = leaves(LAYOUT["layout"])
+    assert len(placed) == len(set(placed)) and set(placed) == set(LAYOUT["configById"])
+
+
+@pytest.mark.parametrize(
+    ("topic", "field", "prefix", "values"),
+    [("/episode/state", "phase", "PHASE_", 4), ("/episode/state", "outcome", "OUTCOME_", 5),
+     ("/command/executed", "source", "SOURCE_", 4)],
+)  # fmt: skip
+def test_values_have_names_in_the_recorded_definition(topic, field, prefix, values):
+    """Foxglove takes the constants of the same type that stand right before a field for the names of its values."""
+    kind = KINDS[topic]
+    text = ros2msg(f"rlt_ros/msg/{kind.__name__}").split("=" * 80)[0]
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    index = lines.index(f"uint8 {field}")
+    before = lines[index - values : index]
+    assert [bool(re.fullmatch(rf"uint8 {prefix}\w+=\d", line)) for line in before] == values * [True]
+    assert not lines[index - values - 1].startswith(f"uint8 {prefix}")
