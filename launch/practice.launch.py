@@ -10,6 +10,7 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
+from rlt_ros.core.gamepad import load_layout
 from rlt_ros.ros import processes
 
 
@@ -18,13 +19,16 @@ def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     robot, person, namespace = given["robot"], given["person"], given["namespace"]
     if not person:
         person = "simulated" if robot == "sim" else "human"
-    files = processes.parameter_files(Path(get_package_share_directory(processes.PACKAGE)), robot)
+    share = Path(get_package_share_directory(processes.PACKAGE))
+    files = processes.parameter_files(share, robot)
+    gamepad = processes.gamepad_file(share, given["gamepad"] or processes.gamepad_in(files)).resolve()
     session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
     shared = processes.shared_parameters(session, given["task"])
     if given["use_sim_time"]:
         shared["use_sim_time"] = given["use_sim_time"] == "true"
-    return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true"), namespace)
-            for p in processes.select(robot, person, given["record"] == "true")]
+    chosen = processes.select(robot, person, load_layout(gamepad).driver, record=given["record"] == "true")
+    return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true", str(gamepad)), namespace)
+            for p in chosen]
 
 
 def _node(process: processes.Process, files: list[Path], own: dict, namespace: str) -> Node:
@@ -51,5 +55,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
+        DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from"
+                              " config/gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
         OpaqueFunction(function=_nodes),
     ])

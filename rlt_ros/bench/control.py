@@ -30,6 +30,8 @@ FULL = {"utd": 1e6, "max_backlog": 10**9, "min_buffer": 1, "warm_transitions": 1
 ROWS = 512
 TURNS = 2
 LOOP = ("proprio_node", "actor_node", "safety_node")
+# Messages take their 1 to 2 ms at any rate: of a short tick that is a larger part than the parameters' defaults leave.
+WAIT, WATCH = 0.55, 0.75
 START_S = 120.0  # how long a busy machine may take until everything runs
 SETTLE_S = 3.0  # between that and the first episode
 KEPT = (
@@ -239,7 +241,8 @@ def practise(args: argparse.Namespace, session: Path) -> dict:
 
     # fmt: off
     command = ["rlt", "practice", "--task", args.task, "--session", str(session),
-               "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval", *(["--realtime"] if args.realtime else [])]
+               "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval",
+               *(["--realtime"] if args.realtime else [])]
     # fmt: on
     bare = BareLoop(50.0, args.realtime)
     process = subprocess.Popen(command, stdout=sys.stderr)
@@ -297,6 +300,8 @@ def at_rate(args: argparse.Namespace, folder: Path, loaded: bool) -> dict:
     config, task = folder / "config.yaml", load_task(args.task)
     config.write_text(yaml.safe_dump({
         "/**": {"ros__parameters": {"rate_hz": float(args.rate)}},
+        "/actor_node": {"ros__parameters": {"phase": WAIT if args.rate > 100.0 else 0.2}},
+        "/safety_node": {"ros__parameters": {"watchdog_phase": WATCH if args.rate > 100.0 else 0.35}},
         "/load/**": {"ros__parameters": {"rate_hz": task.rate}},
         "/load/learner_node": {"ros__parameters": {"td3": FULL, "checkpoint_s": 3600.0, "stale_s": 3600.0}},
     }))  # fmt: skip

@@ -230,10 +230,11 @@ def realtime_priority() -> Finding:
     limit = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
     highest = next((priority for priority in (99, limit) if priority > 0 and realtime_allowed(priority)), 0)
     if highest:
-        return Finding(OK, "real-time priority", f"SCHED_FIFO up to {highest} is allowed (realtime_priority, `rlt practice --realtime`)")
+        return Finding(OK, "real-time priority",
+                       f"SCHED_FIFO up to {highest} is allowed (`rlt practice --realtime`, realtime_priority)")
     return Finding(
         WARN, "real-time priority",
-        "SCHED_FIFO is not allowed (realtime_priority, `rlt practice --realtime`); a robot on a busy machine gains from it",
+        "SCHED_FIFO is not allowed (realtime_priority); commands come late where other work keeps the machine busy",
         _allow("@realtime - rtprio 90", "--cap-add=SYS_NICE --ulimit rtprio=90")
     )  # fmt: skip
 

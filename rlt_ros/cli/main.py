@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "check this machine and say what to do about what is missing",
     "practice": "practise a task in the simulator (on a robot: ros2 launch)",
     "panel": "watch a running session and press its buttons, in a window",
+    "teleop": "steer the robot and label episodes by keyboard, without a gamepad",
     "eval": "measure how often and how fast a policy succeeds",
     "demos": "record or convert demonstrations",
     "train": "train a VLA or its RL token on demonstrations",

@@ -16,6 +16,8 @@ Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 # That a human's action lasts without news: the release message is sent once, and its sender can die.
 HUMAN_TIMEOUT_STEPS, HUMAN_TIMEOUT_S = 5, 0.1
+# Ticks in which a person's action comes into its own: fewer than join_ticks, for a person who takes over is in a hurry.
+HUMAN_JOIN_TICKS = 2
 
 
 def human_timeout_steps(period_s: float) -> int:
@@ -57,6 +59,7 @@ class Commander:
         human_timeout: int = HUMAN_TIMEOUT_STEPS,
     ):
         """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once.
+        A person's action is itself after HUMAN_JOIN_TICKS of them at most.
         human_timeout: ticks that a human's action lasts without news."""
         sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
         for name, value in sizes:
@@ -83,6 +86,7 @@ class Commander:
         self._last: Chunk | None = None  # what was commanded last, by whomever
         self._human: np.ndarray | None = None
         self._human_age = 0
+        self._taken_over: tuple[int, np.ndarray] | None = None  # at which tick, and the action before it
 
     # --- what comes in ----------------------------------------
 
@@ -123,6 +127,8 @@ class Commander:
         """The command for `tick`.  proprio: float32 [P] now, None when it is missing or stale."""
         command = self._step(tick, proprio)
         self._last = command.candidate
+        if self._last.source is not Source.HUMAN:
+            self._taken_over = None
         return command
 
     def _step(self, tick: int, proprio: np.ndarray | None) -> Command:
@@ -151,7 +157,14 @@ class Commander:
         self._human_age += 1
         if self._human_age > self.human_timeout:
             raise _Hold("human command lost; release or press the dead-man again")
-        return self._chunk(tick, self._human[None].repeat(self.lookahead_steps, 0), tick, Source.HUMAN, 0)
+        if self._taken_over is None:
+            self._taken_over = tick, self._before(tick)
+        since, before = self._taken_over
+        # The person has a say from the first tick on: the action before it counts 2/3, 1/3, 0.
+        steps = min(HUMAN_JOIN_TICKS, self.join_ticks)
+        keep = (1.0 - (1.0 + tick - since + np.arange(self.lookahead_steps, dtype=np.float32)) / (steps + 1)).clip(0.0)
+        actions = self._human + keep[:, None] * (before - self._human)
+        return self._chunk(tick, actions, tick, Source.HUMAN, 0)
 
     def _new_plan(self, tick: int, proprio: np.ndarray) -> Chunk:
         if self._offered is not None:
@@ -178,11 +191,15 @@ class Commander:
         """`actions` from `tick` on, begun from what the robot was doing in the tick before: no jump of its velocity."""
         if self.join_ticks == 0:
             return actions
-        before, bold = np.zeros(self.action_dim, dtype=np.float32), False
-        if self._last is not None and self._last.covers(tick - 1):
-            before = self._last.slice(tick - 1, 1)[0]
-            bold = self._last.source is source is Source.ACTOR  # what it may do inside of chunks it may do between them
-        return ramp(actions, before, self.join_ticks, bold)
+        known = self._last is not None and self._last.covers(tick - 1)
+        bold = known and self._last.source is source is Source.ACTOR  # as inside of its chunks, so between them
+        return ramp(actions, self._before(tick), self.join_ticks, bold)
+
+    def _before(self, tick: int) -> np.ndarray:
+        """The action [A] of the tick before `tick`; rest when nobody commanded it."""
+        if self._last is None or not self._last.covers(tick - 1):
+            return np.zeros(self.action_dim, dtype=np.float32)
+        return self._last.slice(tick - 1, 1)[0]
 
     def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
         return Chunk(tick, actions, observation_tick, source, self._episode, version)

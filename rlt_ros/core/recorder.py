@@ -217,7 +217,9 @@ class EpisodeRecorder:
         """What would have been done after n steps: the plan as far as it reaches, then the reference; [C, A]."""
         action = reference.copy()
         plan = self._plan_at(tick + n - 1)
-        if plan is not None:
+        # Who steered at the end had dropped the plan.
+        steered = self._executed.get(tick + n - 1, (None, Source.HOLD))[1] is Source.HUMAN
+        if plan is not None and not steered:
             start, end = max(tick, plan.tick), min(tick + self.chunk_steps, plan.end)
             action[start - tick:end - tick] = plan.slice(start, end - start)
         return action

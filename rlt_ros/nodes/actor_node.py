@@ -1,6 +1,6 @@
 """The critical-phase actor at control rate: who drives at this tick, and what."""
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
+ARRIVALS = 250  # ticks over which it is judged when proprioception comes
 HELD_S = 0.5  # a running episode that is held for longer is reported; at its start the first reference takes its time
 
 
@@ -79,6 +80,7 @@ class ActorNode(RltNode):
         self.episode_s = -np.inf
         self.proprio_tick = self.acted_tick = -1
         self.behind = 0  # ticks whose own proprioception had not come: the actor acted on the one before
+        self.arrivals: deque[float] = deque(maxlen=ARRIVALS)  # part of its tick after which proprioception came
         self.hold_reason = ""
         self.moved_s = self.now_s()  # when the robot was last not held in a running episode
         self.unusable = ""  # why the newest weights were refused
@@ -110,8 +112,9 @@ class ActorNode(RltNode):
         tick, proprio = proprio_from_msg(msg, self.task.proprio_dim)
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
         self.proprio_tick, self.proprio = tick, proprio
-        self.proprio_s = self.now_s()
-        self.act_if_known(self.control.tick(self.now_ns()))
+        self.proprio_s, now_ns = self.now_s(), self.now_ns()
+        self.arrivals.append((now_ns - self.control.stamp_ns(tick)) / self.control.period_ns)
+        self.act_if_known(self.control.tick(now_ns))
 
     def on_state(self, msg: RLState) -> None:
         frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
@@ -201,7 +204,22 @@ class ActorNode(RltNode):
         held_s = self.now_s() - self.moved_s
         if held_s > HELD_S:
             return f"holds the robot for {held_s:.1f} s: {self.hold_reason}"
-        return f"goes on with weights of version {self.version}: {self.unusable}" if self.unusable else ""
+        return f"goes on with weights of version {self.version}: {self.unusable}" if self.unusable else self.too_late()
+
+    def too_late(self) -> str:
+        """Whether `phase` is over before most of the proprioception is there, and what to set."""
+        came, phase = sorted(self.arrivals), self.params.phase
+        if len(came) < ARRIVALS or not phase or came[ARRIVALS // 2] <= phase:
+            return ""
+        ms = lambda part: f"{1e3 * part * self.control.period_s:.1f} ms"  # noqa: E731
+        found = (
+            f"proprioception comes {ms(came[ARRIVALS // 2])} into its tick, after phase ({phase:g} of it, {ms(phase)}):"
+            " most commands follow that of the tick before"
+        )
+        enough = round(came[ARRIVALS * 9 // 10] + 0.05, 2)
+        if enough > 0.7:
+            return f"{found}; set phase to 0, or let the driver or proprio_node send earlier"
+        return f"{found}; set phase to {enough:g}, and watchdog_phase of safety_node to {enough + 0.15:g} or more"
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.trouble()

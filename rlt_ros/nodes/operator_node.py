@@ -8,16 +8,20 @@ from sensor_msgs.msg import Joy
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.core.gamepad import VirtualPad, load_layout
 from rlt_ros.msg import EpisodeState, SimTruth
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import header, packed
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.processes import gamepad_file
 from rlt_ros.sim.person import Habits, SimulatedPerson, View
+from rlt_ros.sim.task import task_folder
 
 REQUESTS = {"sim_reset": "sim/reset"} | {
     name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
 }
+STEERS = ("x", "y", "z", "yaw")  # motions, as the person's stick has them
 JOY_EVERY = 2  # ticks; 25 Hz, about what a joy node's autorepeat sends
 
 
@@ -39,8 +43,7 @@ class OperatorNode(RltNode):
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
-        axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for x, y, z, yaw: as the teleop node's", low=0)
-        deadman: int = parameter(description="index into Joy.buttons: as the teleop node's", low=0)
+        gamepad: str = parameter("xbox", "gamepad file that the person holds: as the teleop node's")
         wait_for: list[str] = parameter(
             [], "nodes whose diagnostics must say that they are active before the first episode"
         )
@@ -62,6 +65,7 @@ class OperatorNode(RltNode):
         self.finished: set[int] = set()
         self.critical_s = 0.0
         self.awaited = set(p.wait_for)
+        self.pad = VirtualPad(load_layout(gamepad_file(task_folder().parents[1], p.gamepad)))
         self.joy = self.publish(Joy, "joy", qos.EVENT)
         self.requests = {name: self.client(Trigger, topic) for name, topic in REQUESTS.items()}
         self.subscribe(SimTruth, "sim/truth", self.on_truth, qos.SENSOR)
@@ -110,11 +114,13 @@ class OperatorNode(RltNode):
                 self.asked += 1
                 future = self.requests[name].call_async(Trigger.Request())
                 future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
-        axes, buttons = np.zeros(max(8, 1 + max(self.params.axes))), [0] * max(12, 1 + self.params.deadman)
+        motions = {}
         if wish.stick is not None:
-            axes[self.params.axes] = np.clip(wish.stick[: len(self.params.axes)], -1.0, 1.0)
-            buttons[self.params.deadman] = 1
-        self.joy.publish(Joy(header=header(self.now_ns()), axes=packed(axes), buttons=buttons))
+            zone = self.pad.layout.dead_zone  # small motions of the hand get lost in it
+            ways = (np.abs(wish.stick) - zone).clip(0.0) / (1.0 - zone)
+            motions = dict(zip(STEERS, np.sign(wish.stick) * ways, strict=True))
+        axes, buttons = self.pad.reading(motions, () if wish.stick is None else ("deadman",))
+        self.joy.publish(Joy(header=header(self.now_ns()), axes=packed(np.array(axes)), buttons=buttons))
 
     def on_answer(self, name: str, future) -> None:
         answer = future.result()

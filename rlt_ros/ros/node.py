@@ -56,9 +56,10 @@ class RltNode(LifecycleNode):
         control: ControlClock of the control rate, from configure on.
         active: callbacks run.
         problem: set it to a sentence to turn the diagnostics to WARN; empty: all is well.
+        error: the same, to ERROR: the node lives, but cannot do its job.
         failure: the exception for which the process should end, or None.
         configure_error: one line why configure failed last, or "".
-        place: kind of work (rlt_ros/ros/priority.py) that the process does once the node is active; None: not ours to say.
+        place: kind of work (rlt_ros/ros/priority.py) of the process once the node is active; None: not ours to say.
         simulated_time: use_sim_time, from configure on: ROS time, ticks and time-outs follow /clock.
     """
 
@@ -69,7 +70,7 @@ class RltNode(LifecycleNode):
         self.params: Any = None
         self.control: ControlClock | None = None
         self.active = False
-        self.problem = ""
+        self.problem = self.error = ""
         self.failure: BaseException | None = None
         self.configure_error = ""
         self.place: str | None = None
@@ -478,8 +479,9 @@ class RltNode(LifecycleNode):
         values |= {f"rejected {topic}": count for topic, count in self.rejected.items()}
         values["nobody_sends"] = ", ".join(s.topic_name for s in self._heard if not s.get_publisher_count())
         level, message = DiagnosticStatus.OK, state
-        if self.failure is not None or self.configure_error:
-            level, message = DiagnosticStatus.ERROR, self.configure_error or str(self.failure)
+        if self.failure is not None or self.configure_error or self.error:
+            failed = "" if self.failure is None else str(self.failure)
+            level, message = DiagnosticStatus.ERROR, self.configure_error or failed or self.error
         elif self.problem:
             level, message = DiagnosticStatus.WARN, self.problem
         status = DiagnosticStatus(level=level, name=self.get_fully_qualified_name().lstrip("/"), message=message,

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 PACKAGE = "rlt_ros"
 
 
@@ -18,6 +20,8 @@ class Process:
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
     record: only where the session is to be recorded for Foxglove.
+    driver: "" always, else only for gamepads whose file names this driver.
+    steers: has the parameter `gamepad`.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
     realtime: SCHED_FIFO priority when real-time priorities are asked for; 0: none. What a tick of the robot waits for
         has one, in the order in which a tick passes through it backwards (docs/decisions/0027-real-time-priority.md).
@@ -32,6 +36,8 @@ class Process:
     where: str = ""
     person: str = ""
     record: bool = False
+    driver: str = ""
+    steers: bool = False
     work: str = "ordinary"
     realtime: int = 0
     modules: tuple[str, ...] | None = None
@@ -40,6 +46,7 @@ class Process:
     package: str = PACKAGE
     remappings: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, object], ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
     def environment(self) -> dict[str, str]:
         """Variables that run.py, torch and Fast DDS read."""
@@ -48,21 +55,24 @@ class Process:
             "OMP_NUM_THREADS": str(self.threads),
             "OMP_WAIT_POLICY": "PASSIVE",
             "FASTDDS_BUILTIN_TRANSPORTS": "DEFAULT" if self.shared_memory else "UDPv4",
-        }
+        } | dict(self.variables)
 
 
 # In the order in which a supervisor starts them: what is ready soon loads beside the libraries of the others, and the
 # simulator comes last, as it takes half a core from then on.
 TABLE = (
     # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
-    Process("joy_node", package="joy", person="human",
+    # SDL's own drivers number some pads otherwise than the kernel, after which the files in config/gamepads go.
+    Process("joy_node", package="joy", person="human", driver="joy", variables=(("SDL_JOYSTICK_HIDAPI", "0"),),
             parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
-    Process("operator_node", where="sim", person="simulated"),
+    Process("spacenav_node", package="spacenav", person="human", driver="spacenav",
+            remappings=(("spacenav/joy", "joy"),)),
+    Process("operator_node", where="sim", person="simulated", steers=True),
     # The simulator's pictures have no noise: where nothing moves they stay the same, and are not frozen.
     Process("camera_node", where="sim", parameters=(("freeze_s", 0.0),)),
     Process("camera_node", where="real", shared_memory=True),  # drivers send megabytes
     Process("proprio_node", work="control", realtime=45),
-    Process("teleop_node", work="control", realtime=45),
+    Process("teleop_node", work="control", realtime=45, steers=True),
     Process("safety_node", work="control", realtime=50),
     Process("episode_node"),
     Process("replay_node"),
@@ -74,8 +84,9 @@ TABLE = (
 )
 
 
-def select(robot: str, person: str, record: bool = False) -> tuple[Process, ...]:
-    """Return the processes for `robot` ("sim" or the path of a robot file) and `person` ("simulated" or "human").
+def select(robot: str, person: str, driver: str = "joy", record: bool = False) -> tuple[Process, ...]:
+    """Return the processes for `robot` ("sim" or the path of a robot file), `person` ("simulated" or "human") and the
+    `driver` that the gamepad file names.
 
     record: with the recorder.
 
@@ -87,8 +98,9 @@ def select(robot: str, person: str, record: bool = False) -> tuple[Process, ...]
     if where == "real" and person == "simulated":
         raise ValueError(f"robot is {robot!r} and person is 'simulated'; a real robot is watched by a human")
     return tuple(
-        p for p in TABLE if p.where in ("", where) and p.person in ("", person) and (record or not p.record)
-    )
+        p for p in TABLE
+        if p.where in ("", where) and p.person in ("", person) and p.driver in ("", driver) and (record or not p.record)
+    )  # fmt: skip
 
 
 def parameter_files(share: Path, robot: str) -> list[Path]:
@@ -107,6 +119,28 @@ def parameter_files(share: Path, robot: str) -> list[Path]:
     return files
 
 
+def gamepad_file(share: Path, name: str) -> Path:
+    """The file of a gamepad: a path, or a name from config/gamepads; FileNotFoundError says what there is."""
+    path = Path(name).expanduser()
+    named = share / "config" / "gamepads" / f"{name}.yaml"
+    if path.suffix not in (".yaml", ".yml"):
+        path = named
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in named.parent.glob("*.yaml")))
+        raise FileNotFoundError(f"gamepad '{name}': no file {path}; there are {there}; or give the path of a .yaml file")
+    return path
+
+
+def gamepad_in(files: list[Path]) -> str:
+    """The gamepad that the teleop node has by these parameter files, of which the last one counts; "" for none."""
+    found = ""
+    for file in files:
+        sections = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        given = (sections.get("/**/teleop_node") or {}).get("ros__parameters") or {}
+        found = given.get("gamepad", found)
+    return found
+
+
 def realtime_of(name: str) -> int:
     """SCHED_FIFO priority that the process called `name` has where real-time priorities are asked for."""
     return next(process.realtime for process in TABLE if process.name == name)
@@ -117,13 +151,16 @@ def shared_parameters(session: str, task: str) -> dict[str, str]:
     return {name: value for name, value in (("session", session), ("task", task)) if value}
 
 
-def own_parameters(process: Process, shared: Mapping[str, object], realtime: bool = False) -> dict[str, object]:
-    """Return the parameters of `process` that stand over those of the files."""
+def own_parameters(process: Process, shared: Mapping[str, object], realtime: bool = False,
+                   gamepad: str = "") -> dict[str, object]:
+    """Return the parameters of `process` that stand over those of the files; an empty `gamepad` is left to them."""
     own = dict(process.parameters)
     if process.package == PACKAGE:
         own |= shared
         if realtime and process.realtime:
             own["realtime_priority"] = process.realtime
+    if process.steers and gamepad:
+        own["gamepad"] = gamepad
     return own
 
 

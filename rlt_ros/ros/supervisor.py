@@ -60,7 +60,7 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
     files = processes.parameter_files(share, robot) + list(extra_files)
     shared = processes.shared_parameters(session, task)
     found = []
-    for process in processes.select(robot, person, record):
+    for process in processes.select(robot, person, record=record):
         try:
             executable = Path(get_package_prefix(process.package)) / "lib" / process.package / process.name
         except PackageNotFoundError:

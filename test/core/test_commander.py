@@ -242,8 +242,43 @@ def test_a_bold_actor_is_not_smoothed_but_begins_where_another_ended():
     assert first == [-0.5, -1.0, 0.0, -0.75] + [0.5, -0.5] * 3 and second == [0.5, -0.5] * 5
 
 
-def test_the_human_is_obeyed_at_once():
+def test_a_human_who_takes_over_has_all_say_after_two_ticks_and_no_jump_before():
     c = commander(policy=constant(0.5), join_ticks=4)
+    executed(c, range(100, 106))
+    c.set_human(np.full(2, -0.4))
+    command = c.step(106, PROPRIO)
+    assert command.candidate.source is Source.HUMAN
+    assert np.allclose(command.candidate.actions[:, 0], [0.2, -0.1, -0.4])  # the lookahead goes the same way
+    assert executed(c, range(107, 110)) == [-0.1, -0.4, -0.4]
+
+
+def test_a_human_who_goes_on_steering_is_obeyed_at_once():
+    c = commander(policy=constant(0.5), join_ticks=4)
+    c.set_human(np.full(2, -0.5))
+    executed(c, range(100, 105))
+    c.set_human(np.full(2, 1.0))
+    assert executed(c, [105]) == [1.0]
+
+
+def test_a_human_who_takes_over_a_robot_at_rest_begins_from_rest():
+    c = commander(Phase.IDLE, join_ticks=4)
+    executed(c, range(100, 103))
+    c.set_human(np.full(2, 0.9))
+    assert executed(c, range(103, 107)) == [0.3, 0.6, 0.9, 0.9]
+
+
+def test_a_human_who_takes_over_again_begins_with_what_was_done_in_between():
+    c = commander(policy=constant(0.6), join_ticks=4)
+    c.set_human(np.full(2, -0.3))
+    executed(c, range(100, 104))
+    c.set_human(None)
+    assert executed(c, range(104, 109)) == [-0.3, -0.075, 0.15, 0.375, 0.6]
+    c.set_human(np.full(2, -0.3))
+    assert executed(c, range(109, 112)) == [0.3, 0.0, -0.3]
+
+
+def test_without_joining_the_human_is_obeyed_at_once():
+    c = commander(policy=constant(0.5))
     executed(c, range(100, 106))
     c.set_human(np.full(2, -0.5))
     assert executed(c, [106]) == [-0.5]

@@ -153,6 +153,12 @@ def test_a_tail_without_a_plan_is_padded_with_the_reference():
     assert np.allclose(t.action[4:, 0], np.arange(126, 132) / 1000)
 
 
+def test_a_tail_that_a_person_steered_is_padded_with_the_reference_not_with_the_plan_that_was_dropped():
+    plans = {t: planned(t, value=t / 200) for t in range(100, 130, 10)}
+    t = run(end=126, plans=plans, human={124, 125})[0][122]
+    assert np.allclose(t.action[4:, 0], np.arange(126, 132) / 1000)
+
+
 def test_success_within_the_first_chunk():
     out, _ = run(end=105)
     assert list(out) == [100, 102, 104]

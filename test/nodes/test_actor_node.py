@@ -164,7 +164,8 @@ def test_human_overrides_the_actor_and_gives_back_on_release(graph, driven, peer
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
 
     driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
-    np.testing.assert_allclose(driven.candidates[-1].actions[:4], HUMAN)
+    in_full = lambda: driven.steered() and list(driven.candidates[-1].actions[:4]) == pytest.approx(HUMAN)  # noqa: E731
+    driven.until(graph, Phase.CRITICAL, in_full, "the human's own action")
     driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
 
@@ -174,7 +175,8 @@ def test_after_a_release_the_actor_begins_with_the_humans_last_action(graph, sta
     driven.weights(weights(1))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
 
-    driven.until(graph, Phase.CRITICAL, driven.steered, "the human")
+    in_full = lambda: driven.steered() and list(driven.candidates[-1].actions[:4]) == pytest.approx(HUMAN)  # noqa: E731
+    driven.until(graph, Phase.CRITICAL, in_full, "the human's own action")
     driven.human(peer.chunk(peer.tick(), HUMAN, steps=0, source=Source.HUMAN))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor after the release")
     first = next(i for i in range(len(driven.candidates))[::-1] if driven.candidates[i].source == Source.HUMAN) + 1
@@ -334,3 +336,24 @@ def test_period_errors_count_from_the_first_episode_on(graph, driven):
     told = lambda: "command_period_error_p999_ms" in driven.node.on_diagnostics_()  # noqa: E731
     driven.until(graph, Phase.CRITICAL, told, "the commands' own")
     assert statistics.late >= 10**6
+
+
+def test_phase_that_is_over_before_proprioception_comes_is_told_with_what_to_set(graph, start, peer):
+    node = start(ActorNode, phase=0.01, **PATIENT)
+    send = peer.say(Proprio, "proprio", qos.SENSOR)
+
+    def sent() -> bool:
+        if 0.2 <= time.time_ns() % peer.clock.period_ns / peer.clock.period_ns <= 0.4:
+            send(peer.proprio(peer.tick()))
+        return "after phase" in node.too_late()
+
+    graph.spin_until(sent, "the warning", 60.0)
+    assert "after phase (0.01 of it, 0.2 ms)" in node.too_late() and "set phase to 0." in node.too_late()
+
+
+def test_phase_that_is_long_enough_is_not_complained_of(graph, start, peer):
+    node = start(ActorNode, phase=0.9, **PATIENT)
+    send = peer.say(Proprio, "proprio", qos.SENSOR)
+    tick = lambda: peer.tick() + 1  # noqa: E731 - always there before its tick begins
+    graph.spin_until(lambda: (send(peer.proprio(tick())), len(node.arrivals) == 250)[1], "arrivals", 60.0)
+    assert node.too_late() == ""

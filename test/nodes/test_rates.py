@@ -44,7 +44,7 @@ def task_of(tmp_path):
 def test_every_node_takes_the_rate(make, checkpoint, task_of, rate):
     for node_class, own in (
         (CameraNode, {}), (ProprioNode, {}), (SafetyNode, {}), (ActorNode, {}), (EpisodeNode, {}), (ReplayNode, {}),
-        (LearnerNode, {}), (OperatorNode, {"deadman": 5}), (SimNode, {}), (TeleopNode, {"deadman": 5}),
+        (LearnerNode, {}), (OperatorNode, {}), (SimNode, {}), (TeleopNode, {}),
         (VlaNode, {"model": str(checkpoint), "trace": False}),
     ):  # fmt: skip
         node = make(node_class, rate_hz=rate, task=task_of(rate), **own)

@@ -109,7 +109,7 @@ class Fake:
         graph.spin_until(lambda: (self.show(**fields), condition())[1], what)
 
 
-HASTY = {"reaction_s": [0.05, 0.1], "rest_s": 0.1, "deadman": 5}
+HASTY = {"reaction_s": [0.05, 0.1], "rest_s": 0.1}
 
 
 @pytest.fixture

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from rlt_ros.core.gamepad import DRIVERS
 from rlt_ros.ros import processes
 from rlt_ros.ros.priority import KINDS
 
-NODES = Path(processes.__file__).parents[1] / "nodes"
+ROOT = Path(processes.__file__).parents[2]
+NODES = ROOT / "rlt_ros" / "nodes"
 
 
-def names(robot: str, person: str) -> set[str]:
-    return {process.name for process in processes.select(robot, person)}
+def names(robot: str, person: str, driver: str = "joy") -> set[str]:
+    return {process.name for process in processes.select(robot, person, driver)}
 
 
 def test_every_process_of_ours_has_a_node_file_and_every_node_file_a_process() -> None:
@@ -29,6 +31,39 @@ def test_the_recorder_runs_only_when_asked_for() -> None:
     for robot, person in (("sim", "simulated"), ("my_robot.yaml", "human")):
         recorded = {process.name for process in processes.select(robot, person, record=True)}
         assert recorded - names(robot, person) == {"recorder_node"}
+
+
+def test_gamepads_driver_is_started_and_no_other() -> None:
+    drivers = {driver: names("sim", "human", driver) & {"joy_node", "spacenav_node"} for driver in DRIVERS}
+    assert drivers == {"joy": {"joy_node"}, "spacenav": {"spacenav_node"}, "none": set()}
+    table = {process.name: process for process in processes.TABLE}
+    assert "spacenav/joy:=joy" in processes.arguments(table["spacenav_node"], [], {})
+    assert table["joy_node"].environment()["SDL_JOYSTICK_HIDAPI"] == "0"
+
+
+def test_gamepad_is_told_to_who_reads_it_only() -> None:
+    told = {p.name for p in processes.TABLE if processes.own_parameters(p, {}, gamepad="xbox").get("gamepad")}
+    assert told == {"teleop_node", "operator_node"}
+    assert not any("gamepad" in processes.own_parameters(p, {}) for p in processes.TABLE)
+
+
+def test_gamepad_is_a_name_or_a_path(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert processes.gamepad_file(ROOT, "xbox") == ROOT / "config" / "gamepads" / "xbox.yaml"
+    assert processes.gamepad_file(ROOT, str(own)) == own
+    with pytest.raises(FileNotFoundError, match="gamepad 'nes': no file .*; there are keyboard, playstation, spacemouse,"):
+        processes.gamepad_file(ROOT, "nes")
+
+
+def test_gamepad_of_the_parameter_files_is_that_of_the_last_one_that_names_one(tmp_path: Path) -> None:
+    files = processes.parameter_files(ROOT, "ur5e")
+    assert processes.gamepad_in(files) == "xbox"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("/**/teleop_node: {ros__parameters: {gamepad: spacemouse}}")
+    assert processes.gamepad_in([files[0], mine, files[1]]) == "spacemouse"
+    mine.write_text("")
+    assert processes.gamepad_in([mine]) == ""
 
 
 def test_simulated_person_is_refused_beside_a_real_robot() -> None:
