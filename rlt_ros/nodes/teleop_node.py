@@ -103,6 +103,10 @@ class TeleopNode(RltNode):
         if self.gamepad.misfit and self.gamepad.misfit != self.error:
             self.get_logger().error(self.gamepad.misfit)
         self.error, self.problem = self.gamepad.misfit, self.gamepad.oddity
+        # Taking over and letting go are passed on at once: what comes after this node's tick is not a tick late. Simulated
+        # time has its order of things, and nothing comes late.
+        if (self.gamepad.action(self.now_s()) is not None) != self.commanding and not self.simulated_time:
+            self.on_tick(self.control.tick(self.now_ns()))
 
     def on_answer(self, name: str, future) -> None:
         answer = future.result()
