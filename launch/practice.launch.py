@@ -55,7 +55,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
         DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
-        DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from"
-                              " config/gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
+        DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from config/"
+                              "gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
         OpaqueFunction(function=_nodes),
     ])

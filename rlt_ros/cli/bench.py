@@ -5,6 +5,7 @@ examples:
   rlt bench control --minutes 1 --learner   # also whether the learner disturbs the loop: five practices
   rlt bench control --minutes 1 --rate 250 --learner  # the loop alone at 250 Hz, VLA and learner beside it
   rlt bench latency                         # from proprioception to safe command, over bare DDS
+  rlt bench human                           # from the press of the dead-man to the robot under human control
   rlt bench token                           # from picture to RL token, over the VLA's prefix alone
   rlt bench learner --json learner.json     # updates/s against Stable-Baselines3 and against bare matrix products
   rlt bench learner --token 2048 --batch 128
@@ -22,10 +23,10 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "latency", "token", "learner", "weights", "replay", "panel")
+NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel")
 # The token of the shipped VLA; a replay is judged by that of a large one.
-TOKEN = {"control": 96, "latency": 96, "learner": 96, "weights": 96, "replay": 2048}
-SECONDS = {"latency": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
+TOKEN = {"control": 96, "latency": 96, "human": 96, "learner": 96, "weights": 96, "replay": 2048}
+SECONDS = {"latency": 60.0, "human": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=256, metavar="B", help="transitions per update (default: 256)")
     parser.add_argument(
         "--seconds", type=float, metavar="S",
-        help="latency, token, weights, replay, panel: how long (default: 60; replay: 10)",
+        help="latency, human, token, weights, replay, panel: how long (default: 60; replay: 10)",
     )  # fmt: skip
     parser.add_argument(
         "--rate", type=float, metavar="HZ",

@@ -179,8 +179,8 @@ class Teleop:
             if not name and time.monotonic() > deadline_s:
                 raise RuntimeError(
                     f"{self.wanted} is not heard within {FIND_S:g} s in ROS domain"
-                    f" {os.environ.get('ROS_DOMAIN_ID', '0')}; start the nodes, set ROS_DOMAIN_ID or --namespace, or say"
-                    " --gamepad to wait for it"
+                    f" {os.environ.get('ROS_DOMAIN_ID', '0')}; start the nodes, set ROS_DOMAIN_ID or --namespace, or"
+                    " say --gamepad to wait for it"
                 )
         self.pad = VirtualPad(load_layout(gamepad_file(task_folder().parents[1], name)))
 
@@ -264,8 +264,10 @@ class Teleop:
             state = f"teleop_node: {self.health[1]}"
         elif hands.motions:
             state = "moving " + " ".join(f"{name}{'+' if v > 0 else '-'}" for name, v in hands.motions.items())
+        elif hands.held:
+            state = "kept in your hand" if self.keyboard.kept else "in your hand"
         else:
-            state = ("kept in your hand" if self.keyboard.kept else "in your hand") if hands.held else "not in your hand"
+            state = "not in your hand"
         outcome = Outcome(self.episode.outcome)
         parts = [Phase(self.episode.phase).name + (f" {outcome.name}" if outcome is not Outcome.NONE else "")]
         parts += ["EMERGENCY STOP"] if self.safety.estop else []

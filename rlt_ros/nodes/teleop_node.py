@@ -36,7 +36,7 @@ class TeleopNode(RltNode):
             "base", "along whose axes x and y steer; the tool's are turned by its yaw", choices=("base", "tool")
         )
         steer: dict = parameter(
-            {}, "steer.<action>: motion of the gamepad file that steers it, -x to invert; left out: that of its own name"
+            {}, "steer.<action>: motion of the gamepad file that steers it, -x to invert; left out: that of its name"
         )
         timeout_s: float = parameter(0.3, "gamepad silent for longer: intervention ends", unit="s", low=0.02)
 
@@ -103,6 +103,10 @@ class TeleopNode(RltNode):
         if self.gamepad.misfit and self.gamepad.misfit != self.error:
             self.get_logger().error(self.gamepad.misfit)
         self.error, self.problem = self.gamepad.misfit, self.gamepad.oddity
+        # Taking over and letting go are passed on at once: what comes after this node's tick is not a tick late.
+        # Simulated time has its order of things, and nothing comes late.
+        if (self.gamepad.action(self.now_s()) is not None) != self.commanding and not self.simulated_time:
+            self.on_tick(self.control.tick(self.now_ns()))
 
     def on_answer(self, name: str, future) -> None:
         answer = future.result()
@@ -138,5 +142,5 @@ class TeleopNode(RltNode):
 
     def on_diagnostics_(self) -> dict:
         if self.blind:
-            self.problem = f"frame is 'tool', but no proprio for {POSE_TIMEOUT_S} s says how it is turned: it stands still"
+            self.problem = f"frame is 'tool', but no proprio for {POSE_TIMEOUT_S} s says how it is turned: it stands"
         return {"gamepad": self.params.gamepad, "steering": self.commanding, "slow": self.gamepad.slow}

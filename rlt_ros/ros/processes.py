@@ -127,7 +127,7 @@ def gamepad_file(share: Path, name: str) -> Path:
         path = named
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in named.parent.glob("*.yaml")))
-        raise FileNotFoundError(f"gamepad '{name}': no file {path}; there are {there}; or give the path of a .yaml file")
+        raise FileNotFoundError(f"gamepad '{name}': no file {path}; there are {there}; or give a path of a .yaml file")
     return path
 
 

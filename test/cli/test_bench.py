@@ -153,6 +153,20 @@ def test_latency_of_a_task_without_these_streams_is_refused(capsys):
     assert "task 'reacher' has the state observation" in capsys.readouterr().err
 
 
+def test_a_press_of_the_dead_man_is_timed_until_the_robot_is_the_persons_and_back(python):
+    found = in_a_process(python, "human", "--seconds", "4", "--token", "8")
+    assert found["presses"] > 2 and found["releases"] > 2 and found["cpu_teleop_percent"] > 0
+    for name in ("press_to_human", "release_to_actor"):
+        assert 0 < found[f"{name}_p50_ms"] <= found[f"{name}_p99_ms"] <= found[f"{name}_max_ms"]
+        assert found[f"{name}_p99_periods"] == pytest.approx(found[f"{name}_p99_ms"] / 20.0)
+    assert 0 < found["press_to_command_p50_ms"] < found["press_to_human_p99_ms"]
+
+
+def test_a_press_on_a_task_without_an_arm_is_refused(capsys):
+    assert main(["bench", "human", "--task", "reacher"]) == 1
+    assert "task 'reacher' has no arm with pose, twist and wrench to steer" in capsys.readouterr().err
+
+
 def test_token_is_compared_with_the_prefix_of_the_same_frames(python):
     found = in_a_process(python, "token", "--seconds", "4")
     assert found["frames"] > 0 and found["frames_with_reference"] > 0
@@ -249,5 +263,5 @@ def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
 def test_help_has_an_example_of_each(capsys):
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    names = ("control", "latency", "token", "learner", "weights", "replay", "panel", "all")
+    names = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel", "all")
     assert all(f"rlt bench {name}" in out for name in names)

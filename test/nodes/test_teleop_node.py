@@ -174,7 +174,8 @@ def test_in_the_tools_frame_the_stick_is_turned_by_the_tools_yaw(graph, start, p
 
 def test_without_proprioception_a_tool_stands_still_in_the_persons_hand(graph, start, peer, told):
     pad = Pad(start(TeleopNode, frame="tool"), peer)
-    pad.until(graph, lambda: any("frame is 'tool', but no proprio" in message for _, message, _ in told()), "the warning")
+    warned = lambda: any("frame is 'tool', but no proprio" in message for _, message, _ in told())  # noqa: E731
+    pad.until(graph, warned, "the warning")
     assert pad.commands and all(msg.steps == 1 and not np.any(msg.actions) for msg in pad.commands)
 
 
