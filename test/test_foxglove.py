@@ -8,7 +8,9 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from rlt_ros.nodes.recorder_node import TOPICS, RecorderNode, picture_topic
+from sensor_msgs.msg import CompressedImage
+
+from rlt_ros.nodes.recorder_node import TOPICS, RecorderNode, picture_topic, type_name
 from rlt_ros.ros.definitions import ros2msg
 from rlt_ros.sim.task import load_task
 
@@ -18,6 +20,24 @@ ETHERNET = load_task("ethernet")
 # Lists whose sizes a task decides.
 SIZES = {"/proprio.values": ETHERNET.proprio_dim, "/command/executed.actions": ETHERNET.action_dim,
          "/vla/reference.actions": ETHERNET.action_dim}  # fmt: skip
+
+
+def definitions(text: str) -> dict[str, list[str]]:
+    """Name -> types of the fields, of a definition as MCAP keeps it; the first has the name ""."""
+    found = {}
+    for part in text.split("=" * 80 + "\n"):
+        name, _, body = part.partition("\n") if part.startswith("MSG: ") else ("MSG: ", "", part)
+        lines = [line.split("#")[0].split() for line in body.splitlines()]
+        found[name.removeprefix("MSG: ")] = [re.split(r"[\[<]", words[0])[0] for words in lines if words]
+    return found
+
+
+@pytest.mark.parametrize("kind", [*dict.fromkeys(KINDS.values()), CompressedImage], ids=lambda kind: kind.__name__)
+def test_the_recorded_definition_has_every_message_that_it_is_made_of(kind):
+    found = definitions(ros2msg(type_name(kind)))
+    named = {name.rpartition("/")[2] for name in found if name}
+    made_of = {name.rpartition("/")[2] for types in found.values() for name in types}
+    assert {name for name in made_of if name[0].isupper()} == named and "Header" in named
 
 
 def panels(kind: str) -> list[dict]:

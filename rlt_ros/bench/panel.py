@@ -32,6 +32,7 @@ ANSWER_S = 5.0  # a press that changed nothing for so long is given up
 # What is pressed, and the phase that it leads to, by name.
 PRESSES = (("start", "APPROACH"), ("hand_over", "CRITICAL"), ("success", "ENDED"), ("reset", "IDLE"))
 VALUES = 20  # in the diagnostics of a node
+WEIGHTS_EVERY = 13  # ticks, from policy to policy: four a second
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -81,18 +82,24 @@ class Practice:
         self.learner = make(LearnerStatus, "learner/status", qos.EVENT)
         self.diagnostics = make(DiagnosticArray, "/diagnostics", qos.EVENT)
         still = np.zeros((1, task.action_dim), np.float32)
-        self.command = lambda tick: chunk_to_msg(Chunk(tick, still, tick, Source.ACTOR, 1, 1 + tick // 500), self.clock)
+        first = self.clock.tick(time.time_ns())
+        version = lambda tick: 1 + (tick - first) // WEIGHTS_EVERY  # noqa: E731
+        self.command = lambda tick: chunk_to_msg(Chunk(tick, still, tick, Source.ACTOR, 1, version(tick)), self.clock)
         # Each picture differs, so that it has to be painted.
         random = np.random.default_rng(0)
         seen = [random.integers(0, 255, (SIDE, SIDE, 3), np.uint8) for _ in range(8)]
         self.picture = lambda tick, ns: image_to_msg(seen[tick % len(seen)], ns)
-        self.status = lambda tick: LearnerStatus(updates=tick, replay_size=tick // 2, updates_per_s=50.0, warm=True)
-        self.state = lambda tick: SafetyState(causes=["velocity", "force"], counts=[tick // 10, tick // 100])
+        self.status = lambda tick: LearnerStatus(
+            updates=tick - first, replay_size=(tick - first) // 2, updates_per_s=50.0, warm=True
+        )
+        self.state = lambda tick: SafetyState(
+            causes=["velocity", "force"], counts=[(tick - first) // 10, (tick - first) // 100]
+        )
         names = [p.name for p in processes.select("sim", "simulated") if p.name != "episode_node"]
 
         def diagnostics(tick: int) -> list[DiagnosticArray]:
             values = [KeyValue(key=f"value_{i}", value=str(tick + i)) for i in range(VALUES)]
-            own = {"actor_node": [KeyValue(key="policy_version", value=str(1 + tick // 500))]}
+            own = {"actor_node": [KeyValue(key="policy_version", value=str(version(tick)))]}
             return [
                 DiagnosticArray(
                     status=[DiagnosticStatus(name=name, message="active", values=values + own.get(name, []))]

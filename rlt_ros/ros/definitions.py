@@ -1,10 +1,14 @@
 """Message definitions as text, in the form that MCAP calls `ros2msg`."""
 
+import re
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 
 _SEPARATOR = "=" * 80
+_PRIMITIVES = {"bool", "byte", "char", "string", "wstring", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
 
 
 def ros2msg(name: str) -> str:
@@ -27,8 +31,10 @@ def _collect(name: str, definitions: dict[str, str]) -> None:
     definitions[name] = text
     for line in text.splitlines():
         words = line.split("#")[0].split()
-        if words and words[0].count("/") == 1:  # package/Type field; a type without a slash is a primitive here
-            _collect("/msg/".join(words[0].split("[")[0].split("/")), definitions)
+        kind = re.split(r"[\[<]", words[0])[0] if words else ""  # without the bounds of a list or a string
+        if kind and kind not in _PRIMITIVES:
+            other, _, own = kind.rpartition("/")  # package/Type, or Type of the same package
+            _collect(f"{other or package}/msg/{own}", definitions)
 
 
 def _short(name: str) -> str:

@@ -14,6 +14,7 @@ import yaml
 from rlt_ros.cli.main import main
 from rlt_ros.data.episodes import read_episodes
 from rlt_ros.data.journal import read_journal
+from rlt_ros.data.recording import read_recording
 from rlt_ros.sim.task import task_folder
 
 PATIENCE_S = 240.0  # a busy machine takes its time to import torch in five processes
@@ -112,7 +113,7 @@ def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
     before = [entry.sequence for entry in read_journal(session / "journal")]
 
     # This time in simulated time, in which nothing comes late on any machine.
-    code, output = practise("--episodes", "1", "--speed", "0").end()
+    code, output = practise("--episodes", "1", "--speed", "0", "--record").end()
     assert code == 0, output
     assert "resumed after 1 episodes" in output
     assert [e.index for e in read_episodes(session)] == [1, 2]
@@ -123,6 +124,11 @@ def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
     assert loops["sim_node"]["ticks_without_fresh_command"] == loops["sim_node"]["ticks_bridged"] == 0
     assert loops["actor_node"]["missed"] == 0
     assert loops["vla_node"]["late_references"] == 0
+    recorded = {topic: log_ns for topic, _, log_ns, _ in read_recording(session / "recording")}
+    assert {"/camera/wrist/image/compressed", "/episode/state", "/command/executed"} <= set(recorded)
+    page = (session / "report.html").read_text()
+    assert "success rate against minutes of running episodes" in page
+    assert episode.end_s > 0
 
 
 def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tmp_path):

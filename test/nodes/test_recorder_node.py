@@ -1,5 +1,6 @@
 """What a session looked like, recorded over DDS and read back as Foxglove would."""
 
+import resource
 import time
 
 import cv2
@@ -79,6 +80,26 @@ def test_a_malformed_picture_is_dropped_and_the_next_is_recorded(graph, peer, st
     graph.spin_until(lambda: recorder.recording.messages > 0 and not recorder.lost, "the good one")
     stop(recorder)
     assert "/camera/base/image/compressed" in {topic for topic, *_ in read_recording(tmp_path / "recording")}
+
+
+def test_a_full_disk_is_reported_and_the_recording_goes_on_by_itself(graph, peer, start, stop, tmp_path):
+    recorder = start(RecorderNode, task="ethernet", session=str(tmp_path))
+    references = peer.say(ActionChunk, "vla/reference", qos.EVENT)
+    timer = peer.node.create_timer(0.01, lambda: references(peer.chunk(peer.tick(), [0.1, 0.0, 0.0, 0.0], 500)))
+    size = recorder.recording.path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+    try:
+        graph.spin_until(lambda: bool(recorder.problem), "the disk to be full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "make room on that disk; nothing is recorded until then" in recorder.problem and recorder.failure is None
+    graph.spin_until(lambda: not recorder.problem, "the recording again")
+    timer.cancel()
+    assert recorder.lost > 0
+    stop(recorder)
+    found = [topic for topic, *_ in read_recording(tmp_path / "recording")]
+    assert "/vla/reference" in found and len(list((tmp_path / "recording").iterdir())) == 2
 
 
 def test_without_a_session_it_says_what_to_give(make):
