@@ -25,6 +25,7 @@ import select
 import signal
 import sys
 import termios
+import threading
 import time
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ from rlt_ros.core.keyboard import END, HELP, Hands, Keyboard, keys_of
 
 SEND_S = 0.04  # between two readings that do not change; the teleop node calls 0.3 s silence
 ESCAPE_S = 0.03  # in which the rest of an escape sequence comes
-SHOW_S = 0.1
+SHOW_S, WAIT_S = 0.1, 0.05
 FIND_S = 5.0  # for the teleop node to be heard
 SILENT_S = 3.0  # diagnostics come at 1 Hz
 RIVAL_S = 1.0  # after which a gamepad that was heard is thought to be gone
@@ -130,25 +131,37 @@ class Teleop:
         self.stopper = self.node.create_client(Trigger, "safety/stop")
         self.executor = EventsExecutor()
         self.executor.add_node(self.node)
+        self.ended = threading.Event()
+        self.ears = threading.Thread(target=self.hear, name="ears", daemon=True)
+        self.ears.start()
+
+    def hear(self) -> None:
+        """In a thread: the keys wait for no message, and no message for a key."""
+        while not self.ended.is_set():
+            self.executor.spin_once(0.1)
 
     def close(self) -> None:
         """Let go, and end."""
         if self.pad is not None:
             self.send((), {})
+        self.ended.set()
+        self.ears.join(3.0)
         self.executor.shutdown()
         self.node.destroy_node()
 
-    # Topics
+    # Topics; in the thread, so each only leaves one thing behind
 
     def on_joy(self, msg) -> None:
         if msg.header.frame_id != FRAME:
-            self.rival, self.rival_s = msg.header.frame_id or "without a frame_id", time.monotonic()
+            self.rival = msg.header.frame_id or "without a frame_id"
+            self.rival_s = time.monotonic()
 
     def on_diagnostics(self, msg) -> None:
         for status in msg.status:
             if status.name == self.wanted:
                 values = {item.key: item.value for item in status.values}
-                self.health, self.health_s = (status.message == "active", status.message, values), time.monotonic()
+                self.health = status.message == "active", status.message, values
+                self.health_s = time.monotonic()
 
     def on_episode(self, msg) -> None:
         self.episode = msg
@@ -174,7 +187,7 @@ class Teleop:
         deadline_s = time.monotonic() + FIND_S
         while not name:
             self.look_at_signals()
-            self.executor.spin_once(0.1)
+            time.sleep(WAIT_S)
             name = self.health[2].get("gamepad", "") if self.health else ""
             if not name and time.monotonic() > deadline_s:
                 raise RuntimeError(
@@ -208,7 +221,6 @@ class Teleop:
                 if END in keys:
                     say("\n")
                     return
-            self.executor.spin_once(0.0)
             now_s = time.monotonic()
             # Two that say different things would make the dead-man flicker.
             rival = now_s - self.rival_s < RIVAL_S
@@ -250,7 +262,7 @@ class Teleop:
         asked = self.stopper.call_async(self.stopper.srv_type.Request())
         deadline_s = time.monotonic() + STOP_S
         while not asked.done() and time.monotonic() < deadline_s:
-            self.executor.spin_once(0.05)
+            time.sleep(WAIT_S)
 
     def show(self, now_s: float, hands: Hands) -> None:
         """One line, when it has changed."""

@@ -143,4 +143,9 @@ class TeleopNode(RltNode):
     def on_diagnostics_(self) -> dict:
         if self.blind:
             self.problem = f"frame is 'tool', but no proprio for {POSE_TIMEOUT_S} s says how it is turned: it stands"
-        return {"gamepad": self.params.gamepad, "steering": self.commanding, "slow": self.gamepad.slow}
+        return {
+            "gamepad": self.params.gamepad,
+            "steering": self.commanding,
+            "slow": self.gamepad.slow,
+            "not_steered": ", ".join(self.gamepad.idle),
+        }

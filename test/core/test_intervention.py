@@ -64,7 +64,7 @@ def session(human: range, action_limit: float = 1.0, join_ticks: int = JOIN, end
     return executed, sources, {t.tick: t for t in found}, plans
 
 
-def test_the_robot_neither_jumps_when_a_person_takes_over_nor_when_he_lets_go():
+def test_the_robot_neither_jumps_when_a_person_takes_over_nor_at_the_release():
     executed, sources, _, _ = session(range(113, 118))
     gap = ACTED - STEERED
     change = np.abs(np.diff([executed[tick] for tick in range(110, 140)])).max()
@@ -86,7 +86,7 @@ def test_without_joining_it_does_jump():
     assert executed[113] - executed[112] == pytest.approx(STEERED - ACTED)
 
 
-def test_a_chunk_ends_where_the_person_takes_over_and_a_new_one_begins_where_he_lets_go():
+def test_a_chunk_ends_where_the_person_takes_over_and_a_new_one_begins_at_the_release():
     _, sources, _, plans = session(range(113, 116))
     assert [tick for tick in plans if tick >= CRITICAL] == [100, 110, 116, 120, 130]  # then the grid again
     assert sources[115] is Source.HUMAN and sources[116] is Source.ACTOR

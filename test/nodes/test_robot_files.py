@@ -56,6 +56,8 @@ def test_robot_file_configures_its_nodes(graph, tmp_path, robot, name):
     if name == "safety_node":
         assert [type(output).__name__ for output in node.outputs] == SENDS[robot]
         assert node.gate.watch_joints
+    if name == "teleop_node":
+        assert node.gamepad.idle == [], "an action that no stick steers"
 
 
 @pytest.mark.parametrize("robot", ROBOTS)

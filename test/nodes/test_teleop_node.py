@@ -111,6 +111,14 @@ def test_stick_becomes_an_action_each_tick_and_release_is_said_once(graph, pad):
     assert len(pad.commands) == count
 
 
+def test_taking_over_and_letting_go_do_not_wait_for_the_tick(graph, pad):
+    for loop in pad.node._loops:
+        loop.stop()
+    pad.until(graph, lambda: bool(pad.commands), "the human's command")
+    pad.until(graph, lambda: pad.commands[-1].steps == 0, "the release", held=False)
+    assert [msg.steps for msg in pad.commands] == [1, 0]
+
+
 def test_lost_gamepad_ends_the_intervention_with_one_zero_command(graph, pad):
     pad.until(graph, lambda: len(pad.commands) > 3, "human commands")
     graph.spin_until(lambda: pad.commands[-1].steps == 0, "the end", timeout_s=3.0)
