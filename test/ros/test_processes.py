@@ -30,6 +30,30 @@ def test_simulated_person_is_refused_beside_a_real_robot() -> None:
         processes.select("my_robot.yaml", "simulated")
 
 
+def test_a_practised_session_runs_without_learner_replay_and_the_persons_hand_over() -> None:
+    for robot, person in (("sim", "simulated"), ("my_robot.yaml", "human")):
+        practised = {process.name for process in processes.select(robot, person)}
+        deployed = {process.name: process for process in processes.select(robot, person, deploy=True)}
+        assert practised - set(deployed) == {"learner_node", "replay_node"} and not set(deployed) - practised
+        own = {name: dict(process.parameters) for name, process in deployed.items()}
+        assert own["actor_node"] == {"weights": "session", "exploration_std": 0.0}
+        assert own["handover_node"] == {"mode": "automatic", "learn": False}
+    given = processes.arguments(deployed["actor_node"], [], {"session": "here"})
+    assert {"weights:=session", "exploration_std:=0.0", "session:=here"} <= set(given)
+    person = next(p for p in processes.select("sim", "simulated", deploy=True) if p.name == "operator_node")
+    own = dict(person.parameters)
+    assert own["hands_over"] is False and own["intervention_share"] == 0.0
+    assert set(own["wait_for"]) < set(deployed) | {"sim_node", "operator_node"}
+    # and practice is as it was
+    assert not any(process.parameters for process in processes.select("sim", "simulated") if process.name != "camera_node")
+
+
+def test_a_session_has_the_parameters_it_was_practised_with(tmp_path: Path) -> None:
+    assert processes.session_files("") == processes.session_files(str(tmp_path)) == []
+    (tmp_path / "config.yaml").touch()
+    assert processes.session_files(str(tmp_path)) == [tmp_path / "config.yaml"]
+
+
 def test_what_computes_yields_to_what_moves() -> None:
     work = {process.name: process.work for process in processes.TABLE}
     moving = ("proprio_node", "vla_node", "actor_node", "safety_node", "teleop_node")
