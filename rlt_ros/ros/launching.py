@@ -33,9 +33,10 @@ def _nodes(context: LaunchContext, deploy: bool) -> list[LaunchDescriptionEntity
     if not person:
         person = "simulated" if robot == "sim" else "human"
     session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
-    files = processes.parameter_files(Path(get_package_share_directory(processes.PACKAGE)), robot)
-    if deploy and robot == "sim":
-        files += processes.session_files(session)
+    share = Path(get_package_share_directory(processes.PACKAGE))
+    files = processes.parameter_files(share, robot)
+    if deploy:
+        files += (processes.session_files(session) if robot == "sim" else []) + processes.deploy_files(share)
     shared = processes.shared_parameters(session, given["task"])
     if given["use_sim_time"]:
         shared["use_sim_time"] = given["use_sim_time"] == "true"

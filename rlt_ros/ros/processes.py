@@ -4,7 +4,7 @@ Imports no ROS, so that the launch file and the command line can both use it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "rlt_ros"
@@ -17,8 +17,7 @@ class Process:
     name: node name, executable, and its section `/**/<name>` of the parameter files.
     where: "" always, "sim" with the simulator only, "real" with a robot only.
     person: "" always, "simulated" when the program plays the operator, "human" when somebody with a gamepad does.
-    deployed: parameters of a practised session that runs without a person's hand-over and without learning, over all
-        others; None: such a session does without the process.
+    deployed: a practised session needs it too, which runs without learning and without a person's hand-over.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
     realtime: SCHED_FIFO priority when real-time priorities are asked for; 0: none. What a tick of the robot waits for
         has one, in the order in which a tick passes through it backwards (docs/decisions/0027-real-time-priority.md).
@@ -40,7 +39,7 @@ class Process:
     package: str = PACKAGE
     remappings: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, object], ...] = ()
-    deployed: tuple[tuple[str, object], ...] | None = ()
+    deployed: bool = True
 
     def environment(self) -> dict[str, str]:
         """Variables that run.py, torch and Fast DDS read."""
@@ -58,10 +57,7 @@ TABLE = (
     # Autorepeat makes loss of the gamepad detectable; sticky buttons would hold the dead-man after release.
     Process("joy_node", package="joy", person="human",
             parameters=(("autorepeat_rate", 20.0), ("sticky_buttons", False))),
-    Process("operator_node", where="sim", person="simulated",
-            deployed=(("hands_over", False), ("intervention_share", 0.0), ("minutes", 0.0), ("wait_for", [
-                "camera_node", "proprio_node", "vla_node", "actor_node", "safety_node", "episode_node",
-                "handover_node"]))),
+    Process("operator_node", where="sim", person="simulated"),
     # The simulator's pictures have no noise: where nothing moves they stay the same, and are not frozen.
     Process("camera_node", where="sim", parameters=(("freeze_s", 0.0),)),
     Process("camera_node", where="real", shared_memory=True),  # drivers send megabytes
@@ -69,12 +65,11 @@ TABLE = (
     Process("teleop_node", work="control", realtime=45),
     Process("safety_node", work="control", realtime=50),
     Process("episode_node"),
-    Process("replay_node", deployed=None),
+    Process("replay_node", deployed=False),
     Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
-    Process("actor_node", work="control", realtime=50, modules=("torch",),
-            deployed=(("weights", "session"), ("exploration_std", 0.0))),
-    Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor"), deployed=None),
-    Process("handover_node", deployed=(("mode", "automatic"), ("learn", False))),
+    Process("actor_node", work="control", realtime=50, modules=("torch",)),
+    Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor"), deployed=False),
+    Process("handover_node"),
     Process("sim_node", where="sim", work="control", realtime=40),
 )
 
@@ -82,7 +77,7 @@ TABLE = (
 def select(robot: str, person: str, deploy: bool = False) -> tuple[Process, ...]:
     """Return the processes for `robot` ("sim" or the path of a robot file) and `person` ("simulated" or "human").
 
-    deploy: those that run a practised session; their `deployed` parameters stand with their others.
+    deploy: those that run a practised session.
     Raises ValueError when the two do not go together.
     """
     if person not in ("simulated", "human"):
@@ -90,10 +85,8 @@ def select(robot: str, person: str, deploy: bool = False) -> tuple[Process, ...]
     where = "sim" if robot == "sim" else "real"
     if where == "real" and person == "simulated":
         raise ValueError(f"robot is {robot!r} and person is 'simulated'; a real robot is watched by a human")
-    found = tuple(p for p in TABLE if p.where in ("", where) and p.person in ("", person))
-    if deploy:
-        found = tuple(replace(p, parameters=p.parameters + p.deployed) for p in found if p.deployed is not None)
-    return found
+    return tuple(p for p in TABLE
+                 if p.where in ("", where) and p.person in ("", person) and (p.deployed or not deploy))
 
 
 def parameter_files(share: Path, robot: str) -> list[Path]:
@@ -110,6 +103,11 @@ def parameter_files(share: Path, robot: str) -> list[Path]:
         if not file.is_file():
             raise FileNotFoundError(f"no parameter file {file}; give robot:=sim, a path, or a name from config/robots")
     return files
+
+
+def deploy_files(share: Path) -> list[Path]:
+    """What differs where a practised session runs; to be read last, since parameters of files stand over given ones."""
+    return [share / "config" / "deploy.yaml"]
 
 
 def session_files(session: str) -> list[Path]:

@@ -58,6 +58,7 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
 
     share = Path(get_package_share_directory(processes.PACKAGE))
     files = processes.parameter_files(share, robot) + list(extra_files)
+    files += processes.deploy_files(share) if deploy else []
     shared = processes.shared_parameters(session, task)
     found = []
     for process in processes.select(robot, person, deploy):

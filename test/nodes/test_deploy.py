@@ -1,6 +1,7 @@
 """`rlt deploy` as a user starts it: a practised session in the simulator, with nobody who hands over."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -23,7 +24,7 @@ PATIENCE_S = 240.0  # a busy machine takes its time to import torch
 @pytest.fixture
 def session(tmp_path, checkpoint) -> Path:
     """Practised on the Ethernet task with a critical phase of a second: a policy that passes its reference through,
-    and presses 80 mm above the base."""
+    and presses 70 mm above the base, where the person would not yet give up."""
     values = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
     task = tmp_path / "short.yaml"
     task.write_text(yaml.safe_dump(values | {"critical_timeout": 1.0, "approach_timeout": 20.0}))
@@ -44,19 +45,23 @@ def approach(number: int, token: int) -> Approach:
     start = 1000 * number
     ticks = start + 10 * np.arange(12)
     proprios = np.zeros((12, 14))
-    proprios[:, 2] = np.linspace(0.12, 0.04, 12)
+    proprios[:, 2] = np.linspace(0.10, 0.03, 12)
     return Approach(number, start, start + 45, 0.02, ticks, ticks + 5, np.zeros((12, token)), proprios)
 
 
 def test_a_practised_session_runs_without_learner_replay_and_hand_over_by_a_person(python, session, tmp_path) -> None:
     out, before = tmp_path / "deploy.json", sorted(p.name for p in session.iterdir())
     code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
-    process = subprocess.run(
+    process = subprocess.Popen(
         [python, "-c", code, "deploy", "--session", str(session), "--episodes", "1", "--speed", "0", "--json", str(out)],
-        capture_output=True, text=True, timeout=PATIENCE_S,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.returncode == 0, process.stdout + process.stderr
-    assert "never handed over" in process.stdout
+    try:
+        told, _ = process.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)  # it stops the nodes
+        pytest.fail(f"no end after {PATIENCE_S} s: {process.communicate(timeout=30.0)[0]}")
+    assert process.returncode == 0 and "0 never handed over" in told, told
     found = json.loads(out.read_text())
     assert (found["episodes"], found["hand_over"], found["never_handed_over"]) == (1, "learned", 0)
     assert found["critical_steps"] == [50] and found["outcomes"] == ["TIMEOUT"]  # the untrained VLA plugs nothing in
