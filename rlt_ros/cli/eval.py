@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
 def summary(r: dict) -> str:
     """One line a person can read."""
     steps = r["median_steps_success"]
+    by = {"person": ", handed over by a person", "learned": ", handed over by its classifier"}.get(r["hand_over"], "")
     return (
-        f"{r['policy']} on {r['task']}: {r['successes']}/{r['episodes']} = {100 * r['success_rate']:.0f} % "
+        f"{r['policy']} on {r['task']}{by}: {r['successes']}/{r['episodes']} = {100 * r['success_rate']:.0f} % "
         f"(95 % interval {100 * r['wilson_low']:.0f}-{100 * r['wilson_high']:.0f} %), "
         f"median {'-' if steps is None else f'{steps:.0f}'} steps to success in the critical phase, "
         f"{r['throughput_per_10min']:.0f} successes per 10 minutes"
