@@ -2,9 +2,9 @@
 
     . setup/env.sh && python3 bench/handover.py --session sessions/results/seed0
 
-In lock-step with the session's policy: a person who presses 0.15 to 0.3 s after the task's rule hands over in scenes that
-neither practice nor evaluation uses; the session's classifier is trained from that; then person and classifier hand over
-in the same evaluation scenes. The session gets a `handover/` folder, which must not be there yet.
+In lock-step with the session's policy: a person who presses 0.15 to 0.3 s after the task's rule hands over in scenes
+that neither practice nor evaluation uses; the session's classifier is trained from that; then person, classifier and
+rule hand over in the same evaluation scenes. The session gets a `handover/` folder, which must not be there yet.
 """
 
 import argparse

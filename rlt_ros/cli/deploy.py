@@ -5,8 +5,8 @@ examples:
   rlt deploy --session sessions/first --episodes 50 --speed 0 --json deploy.json
 
 The VLA approaches, the session's classifier hands over, its newest policy acts, without exploration noise. Nothing is
-learned or recorded. A simulated person starts the episodes and says how they ended, and never hands over. The scenes are
-those of `rlt eval` with the same seed; practice never uses any of them.
+learned or recorded. A simulated person starts the episodes and says how they ended, and never hands over. The scenes
+are those of `rlt eval` with the same seed; practice never uses any of them.
 A real robot is started with `ros2 launch rlt_ros deploy.launch.py`.
 """
 

@@ -1,5 +1,4 @@
-"""Train the small π0 that ships with the package, the RL token over a frozen VLA, or from recorded sessions an actor or
-a hand-over classifier.
+"""Train the small π0 that ships, the RL token over a frozen VLA, or, on recorded sessions, an actor or a hand-over.
 
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet

@@ -1,8 +1,8 @@
-"""When does the critical phase begin? A small classifier of RL token and proprioception, learned from a person's presses.
+"""When does the critical phase begin? A small classifier, learned from a person's presses.
 
-Logistic regression on standardised features: frames that were known before the press say no, those from it on say yes,
-and what lies within a margin of it says nothing. What it is worth is told by cross-validation over whole episodes, with
-the calibration and the threshold of each fold taken from the others.
+Logistic regression on standardised RL token and proprioception: frames that were known before the press say no, those
+from it on say yes, and what lies within a margin of it says nothing. What it is worth is told by cross-validation over
+whole episodes, with the calibration and the threshold of each fold taken from the others.
 """
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Approach:
                                  ("proprios", np.float32, 2)):
             values = np.asarray(getattr(self, name), kind)
             if values.ndim != dims or len(values) != len(self.ticks) or not np.isfinite(values).all():
-                raise HandOverError(f"{where}: {name} is {values.shape}, expected finite values, {dims}-dimensional, for"
-                                    f" {len(self.ticks)} frames")
+                raise HandOverError(f"{where}: {name} is {values.shape}, expected finite values, {dims}-dimensional,"
+                                    f" for {len(self.ticks)} frames")
             object.__setattr__(self, name, values)
         if not len(self.ticks):
             raise HandOverError(f"{where} has no frames")
@@ -109,8 +109,8 @@ class Settings:
 
     needed of the last `window` frames must be above the threshold.  within_s: so far from the press a hand-over counts
     as that of the press.  margin_s: frames so close to the press say nothing.  after_s: nor do frames later than that
-    after it, which the practised policy has taken elsewhere.  ridge: weight of the squared weights, times how many there are of their kind: a token of
-    thousands of numbers, most of which say nothing, shall not outvote the proprioception.
+    after it, which the practised policy has taken elsewhere.  ridge: weight of the squared weights, times how many there
+    are of their kind: a token of thousands of numbers, most of which say nothing, shall not outvote the proprioception.
     """
 
     needed: int = 2
@@ -130,10 +130,10 @@ class Settings:
 class Report:
     """What the classifier is worth, by cross-validation over episodes.
 
-    recall: of the presses, those with a hand-over within `within_s`.  precision: of the hand-overs, those.  false:
-    hand-overs an episode that come earlier than that, or where nobody pressed.  timing_error_s: median of hand-over minus press.
-    timing_spread_s: 90th percentile of its size, over the episodes with both; NaN without one.  calibration_error: mean
-    distance of what was predicted from how often it was so, over ten bins of probability.
+    recall: of the presses, those with a hand-over within `within_s`.  precision: of the hand-overs, those.
+    false_per_episode: hand-overs that come earlier than that, or where nobody pressed.  timing_error_s: median of
+    hand-over minus press.  timing_spread_s: 90th percentile of its size, over the episodes with both; NaN without one.
+    calibration_error: mean distance of what was predicted from how often it was so, over ten bins of probability.
     """
 
     episodes: int
@@ -170,8 +170,8 @@ class Classifier:
         """That the critical phase has begun.  HandOverError for other sizes and for what is not finite."""
         for name, values, size in (("token", token, self.token_dim), ("proprioception", proprio, self.proprio_dim)):
             if np.shape(values) != (size,):
-                raise HandOverError(f"hand-over classifier: {name} is {np.shape(values)}, it was trained with ({size},);"
-                                    " train it for this VLA and task")
+                raise HandOverError(f"hand-over classifier: {name} is {np.shape(values)}, it was trained with"
+                                    f" ({size},); train it for this VLA and task")
             if not np.isfinite(values).all():
                 raise HandOverError(f"hand-over classifier: {name} is not finite")
         return float(_sigmoid(self.logits(np.concatenate((token, proprio), dtype=np.float64)[None])[0]))
@@ -181,7 +181,8 @@ class Classifier:
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(getattr(self, name), np.float64) for name in ARRAYS}
-        about = {name: getattr(self, name) for name in ("token_dim", "proprio_dim", "bias", "threshold", "needed", "window")}
+        names = ("token_dim", "proprio_dim", "bias", "threshold", "needed", "window")
+        about = {name: getattr(self, name) for name in names}
         # One key: safetensors writes several in any order, and the same classifier shall be the same bytes.
         return save(arrays, {"handover": json.dumps({"sha256": _digest(arrays, about)} | about)})
 
@@ -211,8 +212,8 @@ class Classifier:
         if not all(np.isfinite(values).all() for values in numbers) or not (made.scale > 0.0).all():
             raise HandOverError(f"{where}: values are not finite, or a scale is not positive")
         if not 0.0 < made.threshold < 1.0 or not 1 <= made.needed <= made.window:
-            raise HandOverError(f"{where}: threshold {made.threshold}, {made.needed} of {made.window} frames; expected a"
-                                " threshold in (0, 1) and 1 <= needed <= window")
+            raise HandOverError(f"{where}: threshold {made.threshold}, {made.needed} of {made.window} frames; expected"
+                                " a threshold in (0, 1) and 1 <= needed <= window")
         return made
 
     def require(self, token_dim: int | None, proprio_dim: int, where: str = "hand-over classifier") -> None:
@@ -246,7 +247,8 @@ class Trigger:
 def not_good_enough(report: Report | None, min_presses: int, min_recall: float, max_false: float) -> str:
     """Why the classifier may not hand over by itself; "" when it may."""
     if report is None or report.presses < min_presses:
-        return f"{report.presses if report else 'too few'} presses, automatic hand-over needs {min_presses} (min_presses)"
+        found = report.presses if report else "too few"
+        return f"{found} presses, automatic hand-over needs {min_presses} (min_presses)"
     if not report.recall >= min_recall:
         return f"recall is {report.recall:.2f}, automatic hand-over needs {min_recall:g} (min_recall)"
     if not report.false_per_episode <= max_false:

@@ -66,8 +66,8 @@ def load_classifier(session: Path) -> tuple[Classifier, Report]:
     folder = Path(session) / FOLDER
     path = folder / "classifier.safetensors"
     if not path.is_file():
-        raise HandOverError(f"session {str(session)!r} has no hand-over classifier {path}: hand over in some episodes of"
-                            " practice first, or train it from their presses: rlt train handover --session DIR")
+        raise HandOverError(f"session {str(session)!r} has no hand-over classifier {path}: hand over in some episodes"
+                            " of practice first, or train it from their presses: rlt train handover --session DIR")
     classifier = Classifier.unpack(path.read_bytes(), str(path))
     try:
         report = report_from_text((folder / "report.json").read_text(encoding="utf-8"))

@@ -50,7 +50,7 @@ class HandoverNode(RltNode):
         )
         needed: int = parameter(2, "frames of `window` over the threshold that make a hand-over", low=1)
         window: int = parameter(3, "newest frames that are looked at", low=1)
-        within_s: float = parameter(0.3, "a hand-over so near to the press counts as that of the press", unit="s", low=0.0)
+        within_s: float = parameter(0.3, "a hand-over so near to the press counts as its own", unit="s", low=0.0)
         margin_s: float = parameter(0.1, "frames so near to the press are not learned from", unit="s", low=0.0)
         seed: int = parameter(0, "which episodes are held out together", low=0)
 
@@ -208,8 +208,9 @@ class HandoverNode(RltNode):
         r = self.report
         waits = self.waits() if self.params.mode == AUTOMATIC else ""
         msg = HandOverBelief(
-            header=header(self.now_ns()), tick=self.tick, episode=self.episode.episode, mode=self.params.mode, waits=waits
-        )
+            header=header(self.now_ns()), tick=self.tick, episode=self.episode.episode, mode=self.params.mode,
+            waits=waits,
+        )  # fmt: skip
         if self.classifier is not None:
             msg.trained, msg.probability, msg.suggested = True, self.probability, self.suggested
             msg.presses, msg.recall, msg.false_per_episode = r.presses, r.recall, r.false_per_episode

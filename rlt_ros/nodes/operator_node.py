@@ -39,7 +39,7 @@ class OperatorNode(RltNode):
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
-        hands_over: bool = parameter(True, "presses hand-over when the critical phase begins; false: handover_node does")
+        hands_over: bool = parameter(True, "hands over when the critical phase begins; false: handover_node does")
         axes: list[int] = parameter([1, 0, 4, 3], "index into Joy.axes for x, y, z, yaw: as the teleop node's", low=0)
         deadman: int = parameter(description="index into Joy.buttons: as the teleop node's", low=0)
         wait_for: list[str] = parameter(

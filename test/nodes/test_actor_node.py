@@ -256,7 +256,7 @@ def test_without_a_learner_the_sessions_newest_policy_acts_without_noise(graph, 
 
 @pytest.mark.parametrize(
     "spoil, says",
-    [("none", "no checkpoint .*learner.ckpt; practise first"), ("warm-up", "from the warm-up"), ("torn", "checkpoint ")],
+    [("none", "no checkpoint .*learner.ckpt; practise"), ("warm-up", "from the warm-up"), ("torn", "checkpoint ")],
 )
 def test_a_session_without_a_policy_fails_at_configure(make, tmp_path, spoil, says):
     if spoil != "none":

@@ -53,7 +53,8 @@ def test_a_practised_session_runs_without_learner_replay_and_hand_over_by_a_pers
     out, before = tmp_path / "deploy.json", sorted(p.name for p in session.iterdir())
     code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
     process = subprocess.Popen(
-        [python, "-c", code, "deploy", "--session", str(session), "--episodes", "1", "--speed", "0", "--json", str(out)],
+        [python, "-c", code, "deploy", "--session", str(session), "--episodes", "1", "--speed", "0",
+         "--json", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:

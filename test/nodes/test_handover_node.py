@@ -18,7 +18,8 @@ from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import state_to_msg
 
 TASK = {"task": "ethernet", "rate_hz": 50.0}
-TOKEN, HEIGHTS = 6, (0.12, 0.10, 0.08, 0.06, 0.04, 0.03)  # m, of the frames of an approach; pressed between 0.08 and 0.06
+TOKEN = 6
+HEIGHTS = (0.12, 0.10, 0.08, 0.06, 0.04, 0.03)  # m, of the frames of an approach; pressed between 0.08 and 0.06
 FAR, NEAR = HEIGHTS[0], HEIGHTS[-1]
 
 
@@ -92,7 +93,7 @@ def test_a_press_is_stored_with_what_was_seen_around_it(start, peer, graph, tmp_
     assert node.classifier is None
 
 
-def test_an_aborted_episode_teaches_nothing_and_a_time_out_without_a_press_says_no(start, peer, graph, tmp_path) -> None:
+def test_an_aborted_episode_teaches_nothing_and_one_without_a_press_says_no(start, peer, graph, tmp_path) -> None:
     episodes = start(EpisodeNode, approach_timeout_s=0.5, undo_s=0.0, **TASK)
     node = start(HandoverNode, session=str(tmp_path), **TASK)
     vla = Vla(peer)

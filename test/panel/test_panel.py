@@ -104,10 +104,11 @@ def test_what_is_believed_of_the_hand_over_stands_with_the_phase_and_the_button(
         assert phase() == "episode 1: the VLA approaches" and panel.buttons["hand_over"].below == ""
     for told, words, below in (
         ({"mode": "suggest"}, "episode 1: hand over now? 94% sure", "now? 94%"),
-        ({"mode": "suggest", "suggested": False, "probability": 0.25}, "episode 1: hand over? 25% sure", "not yet: 25%"),
+        ({"mode": "suggest", "suggested": False, "probability": 0.25}, "episode 1: hand over? 25% sure",
+         "not yet: 25%"),
         ({"mode": "automatic"}, "episode 1: hands over by itself, 94% sure of it", "by itself: 94%"),
-        ({"mode": "automatic", "waits": "12 presses"}, "episode 1: hand over now? 94% sure; not by itself: 12 presses",
-         "now? 94%"),
+        ({"mode": "automatic", "waits": "12 presses"},
+         "episode 1: hand over now? 94% sure; not by itself: 12 presses", "now? 94%"),
     ):  # fmt: skip
         say.publish(HandOverBelief(**(fields | told)))
         stage.until(lambda: phase() == words, words)  # noqa: B023
