@@ -3,59 +3,16 @@
 Generated from the table in rlt_ros/ros/processes.py; robot:=sim starts the simulator instead of a robot.
 """
 
-from pathlib import Path
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
 
-from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch_ros.actions import Node
-
-from rlt_ros.core.gamepad import load_layout
-from rlt_ros.ros import processes
-
-
-def _nodes(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    given = context.launch_configurations
-    robot, person, namespace = given["robot"], given["person"], given["namespace"]
-    if not person:
-        person = "simulated" if robot == "sim" else "human"
-    share = Path(get_package_share_directory(processes.PACKAGE))
-    files = processes.parameter_files(share, robot)
-    gamepad = processes.gamepad_file(share, given["gamepad"] or processes.gamepad_in(files)).resolve()
-    session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
-    shared = processes.shared_parameters(session, given["task"])
-    if given["use_sim_time"]:
-        shared["use_sim_time"] = given["use_sim_time"] == "true"
-    chosen = processes.select(robot, person, load_layout(gamepad).driver, record=given["record"] == "true")
-    return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true", str(gamepad)), namespace)
-            for p in chosen]
-
-
-def _node(process: processes.Process, files: list[Path], own: dict, namespace: str) -> Node:
-    return Node(package=process.package, executable=process.name, name=process.name, namespace=namespace,
-                parameters=[str(file) for file in files] + ([own] if own else []),
-                remappings=list(process.remappings), additional_env=process.environment(),
-                # A learner that saves on a busy machine needs longer than launch's 5 s.
-                sigterm_timeout="15", sigkill_timeout="15",
-                output="screen", emulate_tty=True)
+from rlt_ros.ros.launching import description
 
 
 def generate_launch_description() -> LaunchDescription:
     """All processes of the table that fit the arguments."""
-    return LaunchDescription([
-        DeclareLaunchArgument("robot", description="robot file: a path, a name from config/robots, or 'sim'"),
+    return description(
         DeclareLaunchArgument("session", default_value="", description="session folder; empty: nothing is stored"),
-        DeclareLaunchArgument("task", default_value="", description="task file; empty: as in the parameter files"),
-        DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
-                              description="nodes follow /clock, and robot:=sim sets it and waits for them"),
-        DeclareLaunchArgument("realtime", default_value="false", choices=["true", "false"],
-                              description="SCHED_FIFO for the nodes of the control loop; needs rights, see rlt doctor"),
         DeclareLaunchArgument("record", default_value="false", choices=["true", "false"],
                               description="record pictures, phases and actions for Foxglove; needs a session"),
-        DeclareLaunchArgument("namespace", default_value="", description="namespace of all nodes"),
-        DeclareLaunchArgument("person", default_value="", choices=["", "human", "simulated"],
-                              description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
-        DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from config/"
-                              "gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
-        OpaqueFunction(function=_nodes),
-    ])
+    )  # fmt: skip

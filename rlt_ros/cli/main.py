@@ -18,6 +18,7 @@ from rlt_ros import __version__
 COMMANDS = {
     "doctor": "check this machine and say what to do about what is missing",
     "practice": "practise a task in the simulator (on a robot: ros2 launch)",
+    "deploy": "run a practised session without a person (on a robot: ros2 launch)",
     "panel": "watch a running session and press its buttons, in a window",
     "teleop": "steer the robot and label episodes by keyboard, without a gamepad",
     "eval": "measure how often and how fast a policy succeeds",

@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -182,16 +183,30 @@ def evaluate(session: Path, side: str, args: argparse.Namespace, policy: str, mo
 
 def practise(session: Path, args: argparse.Namespace) -> int:
     """Run all processes until the person has had enough; return 0, or 1 when a process died."""
+
+    def keep(picture) -> None:
+        (session / "loops.json").write_text(json.dumps(picture.loops(), indent=2) + "\n", encoding="utf-8")
+
+    from rlt_ros.ros.supervisor import commands
+
+    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"],
+                     realtime=args.realtime, record=args.record)
+    return run_graph(start, session / "log", args.episodes, args.minutes, keep)
+
+
+def run_graph(start: list, log: Path, episodes: int, minutes: float, ended: Callable[[object], None]) -> int:
+    """Run the commands `start` until the simulated person has had enough; return 0, or 1 when a process died.
+
+    ended: called at the end, however it came, with what was watched (rlt_ros.ros.watch.Picture).
+    """
     # Before rclpy is imported: nobody else's robot, nobody else's practice.
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
     stay_here()
     os.environ.setdefault("MUJOCO_GL", "egl")
     print(f"watch it from another terminal: ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} rlt panel", flush=True)
-    from rlt_ros.ros.supervisor import Supervisor, commands
+    from rlt_ros.ros.supervisor import Supervisor
 
-    start = commands("sim", "simulated", str(session), args.task, extra_files=[session / "config.yaml"],
-                     realtime=args.realtime, record=args.record)
-    supervisor = Supervisor(start, session / "log")
+    supervisor = Supervisor(start, log)
     supervisor.prepare()
     import rclpy
     from rclpy.experimental import EventsExecutor
@@ -205,7 +220,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     executor.add_node(watch.node)
     dead = []
     try:
-        with Display(args.episodes, args.minutes) as display:
+        with Display(episodes, minutes) as display:
             supervisor.start()
             while not dead and not watch.picture.person_is_done:
                 executor.spin_once(0.1)
@@ -221,8 +236,7 @@ def practise(session: Path, args: argparse.Namespace) -> int:
             signal.signal(number, handler)
         executor.shutdown()
         rclpy.try_shutdown()
-        loops = watch.picture.loops()
-        (session / "loops.json").write_text(json.dumps(loops, indent=2) + "\n", encoding="utf-8")
+        ended(watch.picture)
     for death in dead:
         print(
             f"{death}; the robot was held. The end of {supervisor.log(death.name)}:\n"

@@ -1,4 +1,4 @@
-"""Train the small π0 that ships with the package, the RL token over a frozen VLA, or an actor on recorded sessions.
+"""Train the small π0 that ships, the RL token over a frozen VLA, or, on recorded sessions, an actor or a hand-over.
 
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
@@ -6,6 +6,7 @@ examples:
   rlt train token --task ethernet                     # and the RL token over it (8 minutes)
   rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on recorded data
   rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256
+  rlt train handover --session sessions/first         # when to hand over, from the presses of a session
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import json
 from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("vla", "token", "rl"), help="the VLA, the RL token over it, or an actor")
+    parser.add_argument("what", choices=("vla", "token", "rl", "handover"),
+                        help="the VLA, the RL token over it, an actor, or a hand-over classifier")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
     parser.add_argument(
@@ -37,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--session", type=Path, metavar="DIR", help="rl: session whose transitions are learned from")
+    parser.add_argument("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
     parser.add_argument(
         "--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data"
     )
@@ -50,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.what == "handover":
+        return train_handover(args)
     import torch
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -92,6 +96,30 @@ def run(args: argparse.Namespace) -> int:
         report = train.token_report(token, train.embed(policy, images, stage("report")), offsets)
     (out / "token_report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
+    return 0
+
+
+def train_handover(args: argparse.Namespace) -> int:
+    """As handover_node trains between episodes, with the session's settings: from the presses that it recorded."""
+    import sys
+
+    import yaml
+
+    from rlt_ros.cli.main import UsageError
+    from rlt_ros.core.handover import Settings, report_text, train
+    from rlt_ros.data.handover import read_approaches, save_classifier
+
+    if args.session is None:
+        raise UsageError("`rlt train handover` needs --session: the one whose presses are learned from")
+    path = args.session / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = config.get("/**/handover_node", {}).get("ros__parameters", {})
+    names = ("needed", "window", "within_s", "margin_s", "seed")
+    settings = Settings(**{name: known[name] for name in names if name in known})
+    approaches = read_approaches(args.session, lambda text: print(text, file=sys.stderr))
+    classifier, report = train(approaches, settings)
+    save_classifier(args.session, classifier, report)
+    print(report_text(report, classifier.threshold), end="")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, deque
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,10 +10,10 @@ from rlt_ros.core.commander import Commander, human_timeout_steps
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.core.networks import Actor
-from rlt_ros.core.weights import WeightsRejected, read_key, unpack
+from rlt_ros.core.weights import WeightsRejected, pack, read_key, sign, unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, proprio_from_msg, state_from_msg
+from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, packed, proprio_from_msg, state_from_msg
 from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
@@ -51,6 +52,10 @@ class ActorNode(RltNode):
         episode_timeout_s: float = parameter(
             1.0, "episode/state (5 Hz) silent for longer in a running episode: hold", unit="s", low=0.3
         )
+        weights: str = parameter(
+            "learner", "where the policy comes from: learner, or session: its newest checkpoint, and no other",
+            choices=("learner", "session"),
+        )  # fmt: skip
         seed: int = parameter(0, "seed of the acting noise", low=0)
 
     def on_configure_(self) -> None:
@@ -91,11 +96,12 @@ class ActorNode(RltNode):
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
+        if p.weights == "learner":
+            self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
         # Checking and unpacking takes milliseconds: no tick waits for it.
         self.unpacking = LatestWorker("weights", self.take_weights, self.fail)
         self.on_undo(self.unpacking.close)
-        self.latest_weights: PolicyWeights | None = None
+        self.latest_weights = self.of_session() if p.weights == "session" else None
         self.begun = False
         self.pace = PeriodStatistics(self.control.period_s)  # of the commands, which follow the proprioception
         self.loop = self.every_tick(self.act, p.phase)
@@ -140,6 +146,21 @@ class ActorNode(RltNode):
             self.loop.statistics.reset()
             self.pace.reset()
 
+    def of_session(self) -> PolicyWeights:
+        """The session's newest policy, to be checked as if the learner had sent it. ValueError without one."""
+        from rlt_ros.core.learner import load_actor
+
+        path = Path(self.params.session) / "checkpoints" / "learner.ckpt"
+        if not self.params.session or not path.is_file():
+            raise ValueError(f"weights is 'session', but there is no checkpoint {path}; practise first, or set session")
+        actor, version = load_actor(path)
+        if version < 1:
+            raise ValueError(f"checkpoint {path} is from the warm-up: no policy was ever used; practise on")
+        data, sha256 = pack(actor, version)
+        msg = PolicyWeights(version=version, sha256=sha256, hmac=sign(data, self.key))
+        msg.data = packed(np.frombuffer(data, np.uint8), "B")
+        return msg
+
     def on_weights(self, msg: PolicyWeights) -> None:
         self.latest_weights = msg
         if self.token_dim:  # latched weights come before the first token, and its size must be checked too
@@ -152,6 +173,9 @@ class ActorNode(RltNode):
             actor = self.checked(msg)
         except ValueError as error:
             self.refused_weights[error.reason.value if isinstance(error, WeightsRejected) else "sizes"] += 1
+            if self.params.weights == "session":  # no others will come, and the VLA alone is not what was asked for
+                self.fail(ValueError(f"session {self.params.session!r}: {error}"))
+                return
             self.reject("learner/weights", error)
             if msg.version != self.version:  # those in use, said again, are no news
                 self.unusable = str(error)

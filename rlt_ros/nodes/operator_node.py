@@ -43,6 +43,7 @@ class OperatorNode(RltNode):
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
+        hands_over: bool = parameter(True, "hands over when the critical phase begins; false: handover_node does")
         gamepad: str = parameter("xbox", "gamepad file that the person holds: as the teleop node's")
         wait_for: list[str] = parameter(
             [], "nodes whose diagnostics must say that they are active before the first episode"
@@ -58,6 +59,7 @@ class OperatorNode(RltNode):
                 intervention_share=p.intervention_share,
                 intervention_s=tuple(p.intervention_s),
                 steering_noise_m=p.steering_noise_m,
+                hands_over=p.hands_over,
             ),
             p.seed,
         )

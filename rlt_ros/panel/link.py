@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.data.episodes import read_episodes
-from rlt_ros.msg import ActionChunk, EpisodeState, LearnerStatus, SafetyState
+from rlt_ros.msg import ActionChunk, EpisodeState, HandOverBelief, LearnerStatus, SafetyState
 from rlt_ros.panel.actions import ACTIONS
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import stamp_ns
@@ -97,6 +97,7 @@ class Snapshot:
     executed_s: float = -float("inf")
     tick: int = 0  # of the newest command: the present, by the nodes' clock, which may be simulated
     history: tuple = ()  # of (episode, Outcome, critical ticks), oldest first
+    belief: HandOverBelief | None = None
     learner: LearnerStatus | None = None
     learner_s: float = -float("inf")
     version: int = 0  # policy in use
@@ -211,6 +212,7 @@ class Link:
         self._clients = {name: node.create_client(Trigger, action.service) for name, action in ACTIONS.items()}
         node.create_subscription(EpisodeState, "episode/state", self._on_episode, qos.STATE)
         node.create_subscription(SafetyState, "safety/state", self._on_safety, qos.STATE)
+        node.create_subscription(HandOverBelief, "handover/belief", self._on_belief, qos.STATE)
         node.create_subscription(LearnerStatus, "learner/status", self._on_learner, qos.EVENT)
         node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.REPLAY)
         node.create_timer(POLL_S, self._poll)
@@ -351,6 +353,9 @@ class Link:
             safety_s=time.monotonic(),
             causes=MappingProxyType(dict(zip(msg.causes, msg.counts))),
         )
+
+    def _on_belief(self, msg: HandOverBelief) -> None:
+        self._publish(belief=msg)
 
     def _on_learner(self, msg: LearnerStatus) -> None:
         self._publish(learner=msg, learner_s=time.monotonic())

@@ -188,7 +188,8 @@ class Panel(QtWidgets.QWidget):
             self.phase.show_(OUTCOME_WORDS[s.outcome], words, themes.OUTCOMES[s.outcome])
         else:
             number = f"episode {s.episode}: " if s.phase is not Phase.IDLE else ""
-            self.phase.show_(s.phase.name, number + EXPLAIN[s.phase], themes.PHASES[s.phase])
+            words = believed(s)[0] or EXPLAIN[s.phase]
+            self.phase.show_(s.phase.name, number + words, themes.PHASES[s.phase])
 
     def _show_driver(self, s: Snapshot, now_s: float) -> None:
         if now_s - s.executed_s >= STALE_S:
@@ -239,7 +240,8 @@ class Panel(QtWidgets.QWidget):
             else:
                 reason = refusal(name, s.phase, s.outcome, s.committed)
                 running = name == "reset" and s.phase in (Phase.APPROACH, Phase.CRITICAL)
-                button.allow(reason, in_short(reason), "aborts the episode" if running else "")
+                means = believed(s)[1] if name == "hand_over" else "aborts the episode" if running else ""
+                button.allow(reason, in_short(reason), means)
         # The emergency stop is never disabled: with no safety_node it says so when it is pressed, and before.
         stop, there = self.buttons["stop"], "stop" in s.services
         if "stop" in s.asked:
@@ -428,6 +430,22 @@ class Panel(QtWidgets.QWidget):
         for kind in (parts.Part, parts.ActionButton):
             for part in self.findChildren(kind):
                 part.set_theme(theme)
+
+
+def believed(s: Snapshot) -> tuple[str, str]:
+    """What handover_node says of the approach that runs, for the phase and for the button; "" where it says nothing."""
+    b = s.belief
+    if b is None or s.phase is not Phase.APPROACH or b.episode != s.episode or b.tick < 0 or not b.trained:
+        return "", ""
+    if b.mode == "human":  # it is learning: its word must not press anybody
+        return "", ""
+    likely = f"{b.probability:.0%}"
+    if b.mode == "automatic" and not b.waits:
+        return f"hands over by itself, {likely} sure of it", f"by itself: {likely}"
+    why = f"; not by itself: {b.waits}" if b.waits else ""
+    if b.suggested:
+        return f"hand over now? {likely} sure{why}", f"now? {likely}"
+    return f"hand over? {likely} sure{why}", f"not yet: {likely}"
 
 
 class _Line(parts.Part):

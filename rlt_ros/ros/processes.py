@@ -1,4 +1,4 @@
-"""The one table of processes: launch/practice.launch.py and `rlt practice` are both generated from it.
+"""The one table of processes: the launch files, `rlt practice` and `rlt deploy` are all generated from it.
 
 Imports no ROS, so that the launch file and the command line can both use it.
 """
@@ -22,6 +22,7 @@ class Process:
     record: only where the session is to be recorded for Foxglove.
     driver: "" always, else only for gamepads whose file names this driver.
     steers: has the parameter `gamepad`.
+    deployed: a practised session needs it too, which runs without learning and without a person's hand-over.
     work: kind of work, of rlt_ros/ros/priority.py; what moves the robot runs before what computes.
     realtime: SCHED_FIFO priority when real-time priorities are asked for; 0: none. What a tick of the robot waits for
         has one, in the order in which a tick passes through it backwards (docs/decisions/0027-real-time-priority.md).
@@ -47,6 +48,7 @@ class Process:
     remappings: tuple[tuple[str, str], ...] = ()
     parameters: tuple[tuple[str, object], ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
+    deployed: bool = True
 
     def environment(self) -> dict[str, str]:
         """Variables that run.py, torch and Fast DDS read."""
@@ -75,21 +77,25 @@ TABLE = (
     Process("teleop_node", work="control", realtime=45, steers=True),
     Process("safety_node", work="control", realtime=50),
     Process("episode_node"),
-    Process("replay_node"),
-    Process("recorder_node", record=True, work="background"),
+    Process("replay_node", deployed=False),
+    Process("recorder_node", record=True, work="background", deployed=False),
     Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
     Process("actor_node", work="control", realtime=50, modules=("torch",)),
-    Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor")),
+    Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor"), deployed=False),
+    Process("handover_node"),
     Process("sim_node", where="sim", work="control", realtime=40),
 )
 
 
-def select(robot: str, person: str, driver: str = "joy", record: bool = False) -> tuple[Process, ...]:
+def select(
+    robot: str, person: str, driver: str = "joy", record: bool = False, deploy: bool = False
+) -> tuple[Process, ...]:
     """Return the processes for `robot` ("sim" or the path of a robot file), `person` ("simulated" or "human") and the
     `driver` that the gamepad file names.
 
     record: with the recorder.
 
+    deploy: those that run a practised session.
     Raises ValueError when the two do not go together.
     """
     if person not in ("simulated", "human"):
@@ -99,7 +105,8 @@ def select(robot: str, person: str, driver: str = "joy", record: bool = False) -
         raise ValueError(f"robot is {robot!r} and person is 'simulated'; a real robot is watched by a human")
     return tuple(
         p for p in TABLE
-        if p.where in ("", where) and p.person in ("", person) and p.driver in ("", driver) and (record or not p.record)
+        if p.where in ("", where) and p.person in ("", person) and p.driver in ("", driver)
+        and (record or not p.record) and (p.deployed or not deploy)
     )  # fmt: skip
 
 
@@ -139,6 +146,15 @@ def gamepad_in(files: list[Path]) -> str:
         given = (sections.get("/**/teleop_node") or {}).get("ros__parameters") or {}
         found = given.get("gamepad", found)
     return found
+def deploy_files(share: Path) -> list[Path]:
+    """What differs where a practised session runs; to be read last, since parameters of files stand over given ones."""
+    return [share / "config" / "deploy.yaml"]
+
+
+def session_files(session: str) -> list[Path]:
+    """The parameters that a session was practised with, as `rlt practice` writes them; none for other sessions."""
+    path = Path(session) / "config.yaml"
+    return [path] if session and path.is_file() else []
 
 
 def realtime_of(name: str) -> int:

@@ -48,19 +48,22 @@ class Death:
 
 
 def commands(robot: str, person: str, session: str, task: str, namespace: str = "",
-             extra_files: Sequence[Path] = (), realtime: bool = False, record: bool = False) -> list[Command]:
+             extra_files: Sequence[Path] = (), realtime: bool = False, record: bool = False,
+             deploy: bool = False) -> list[Command]:
     """Return the commands for the whole graph, from the process table and the installed package.
 
     `extra_files` are parameter files over all others; `realtime` gives the control loop real-time priorities; `record`
-    adds the recorder. Raises FileNotFoundError for an executable that is not installed, with what to do.
+    adds the recorder; `deploy` runs a practised session. Raises FileNotFoundError for an executable that is not
+    installed, with what to do.
     """
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
     share = Path(get_package_share_directory(processes.PACKAGE))
     files = processes.parameter_files(share, robot) + list(extra_files)
+    files += processes.deploy_files(share) if deploy else []
     shared = processes.shared_parameters(session, task)
     found = []
-    for process in processes.select(robot, person, record=record):
+    for process in processes.select(robot, person, record=record, deploy=deploy):
         try:
             executable = Path(get_package_prefix(process.package)) / "lib" / process.package / process.name
         except PackageNotFoundError:

@@ -11,8 +11,12 @@ import yaml
 
 from rlt_ros.core.intervals import wilson
 from rlt_ros.core.joining import Join
+from rlt_ros.data.handover import load_classifier
+from rlt_ros.sim.handover import Learned, Person, Rule
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
 from rlt_ros.sim.task import EVALUATION_SEED, Task, TaskEnv, load_task
+
+HAND_OVERS = ("rule", "person", "learned")
 
 
 def load_policy(session: Path):
@@ -46,6 +50,15 @@ def session_settings(session: Path) -> tuple[Timing, str]:
     return timing, str(section("/**/vla_node").get("model", ""))
 
 
+def handed_over_by(name: str, session: Path, token_dim: int, task: Task, timing: Timing) -> Rule:
+    """Who hands over in lock-step, by name; HandOverError when a session's classifier is missing or does not fit."""
+    if name == "learned":
+        classifier, _ = load_classifier(session)
+        classifier.require(token_dim, task.proprio_dim, f"session {str(session)!r}: hand-over classifier")
+        return Learned(classifier, timing.chunk_steps, 1.0 / task.rate)
+    return Person(timing.chunk_steps, 1.0 / task.rate) if name == "person" else Rule()
+
+
 def evaluate(
     task: Task | str,
     policy: str = "base",
@@ -54,11 +67,14 @@ def evaluate(
     progress: Callable[[int, EpisodeResult], None] | None = None,
     timing: Timing | None = None,
     checkpoint: str | Path = "",
+    hand_over: str = "rule",
 ) -> dict:
     """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; what ``rlt eval --json`` writes.
 
     ``timing`` and ``checkpoint`` (the VLA), left out: those of the session, else the defaults and the task's own
     checkpoint.
+    ``hand_over`` names who does it: ``rule`` (the task's), ``person`` (the same, a reaction time later) or ``learned``
+    (the session's classifier).
     ``median_steps_success`` counts control ticks of the critical phase, hand-over to success, as RLT's paper does;
     ``median_episode_steps_success`` those of the whole episode.
     """
@@ -66,6 +82,12 @@ def evaluate(
     env = TaskEnv(task)
     first = EVALUATION_SEED + 10_000 * seed
     results: list[EpisodeResult] = []
+    if hand_over not in HAND_OVERS:
+        raise ValueError(f"hand_over is {hand_over!r}, expected one of {', '.join(HAND_OVERS)}")
+    if hand_over == "learned" and policy in ("base", "demonstrator"):
+        raise ValueError(f"policy {policy!r} has no session, and a learned hand-over is a session's; name a session")
+    if hand_over == "person" and policy == "demonstrator":
+        raise ValueError("the demonstrator does all of the task; nobody hands over to it")
     if policy == "demonstrator":
         run = lambda scene: _demonstrate(env, scene)  # noqa: E731
     else:
@@ -86,7 +108,8 @@ def evaluate(
                 raise ValueError(
                     f"session {policy!r}: its actor has {actor.dims}, task '{task.name}' with this VLA needs {wanted}"
                 )
-        run = LockStep(env, vla, timing, actor and actor.act).run
+        who = handed_over_by(hand_over, Path(policy), vla.token_dim, task, timing)
+        run = LockStep(env, vla, timing, actor and actor.act, hand_over=who).run
     for i in range(episodes):
         results.append(run(first + i))
         if progress:
@@ -99,6 +122,7 @@ def evaluate(
     return {
         "task": task.name,
         "policy": str(policy),
+        "hand_over": hand_over,
         "episodes": len(results),
         "successes": len(good),
         "success_rate": len(good) / len(results) if results else 0.0,

@@ -17,6 +17,7 @@ from rlt_ros.core.joining import DEFAULT_JOIN, References
 from rlt_ros.core.limits import Limits, SafetyGate
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.core.recorder import EpisodeRecorder
+from rlt_ros.sim.handover import Rule
 from rlt_ros.sim.task import Task, TaskEnv
 from rlt_ros.vla.frozen import FrozenVLA
 from rlt_ros.vla.schedule import Schedule
@@ -103,17 +104,18 @@ class LockStep:
     """Runs episodes of a task with a frozen VLA and, from the hand-over on, a policy (None: the VLA alone).
 
     latency: ticks that the VLA takes (None: timing.latency_ticks, which it is promised to keep).  wait: the robot
-    stands while the VLA computes, at each chunk.
+    stands while the VLA computes, at each chunk.  hand_over: who does it (None: the task's rule).
     """
 
     def __init__(
         self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0,
-        seed: int = 0, latency: int | None = None, wait: bool = False,
+        seed: int = 0, latency: int | None = None, wait: bool = False, hand_over: Rule | None = None,
     ):  # fmt: skip
         self.env, self.vla, self.timing, self.task = env, vla, timing, env.task
         self.period_s = 1.0 / self.task.rate
         self.latency = timing.latency_ticks if latency is None else latency
         self.wait, self.references = wait, References(timing.join)
+        self.hand_over = hand_over or Rule()
         self.commander = Commander(
             self.task.action_dim, timing.chunk_steps, 0 if wait else timing.latency_ticks, timing.max_age_ticks,
             exploration_std=exploration_std, seed=seed, join_ticks=timing.join_ticks,
@@ -139,6 +141,7 @@ class LockStep:
         self.vla.seed(seed)
         machine.reset(self.tick)
         machine.start(self.tick)
+        self.hand_over.begin(machine.episode, machine.start_tick, seed)
         self.meter, self.max_force, self.stood = MotionMeter(), 0.0, 0
         schedule = Schedule(t.chunk_steps, max(t.latency_ticks, self.latency))
         asked: tuple[int, dict, np.ndarray] | None = None  # the newest frame that the VLA has had no time for
@@ -169,6 +172,7 @@ class LockStep:
                 commander.add_reference(chunk)
                 self.gate.add_reference(chunk)
                 commander.add_state(frame.tick, frame.token, frame.proprio)
+                self.hand_over.see(frame, tick)
                 if recorder:
                     recorder.add_reference(chunk)
                     recorder.add_token(frame)
@@ -193,6 +197,7 @@ class LockStep:
                     recorder.add_token(TokenFrame(frame, token, at_frame))
             recorder.add_proprio(self.tick, env.proprio())
             recorder.end(self.tick, machine.outcome)
+        self.hand_over.end(machine.critical_tick)
         critical = machine.end_tick - machine.critical_tick if machine.critical_tick >= 0 else 0
         steps = machine.end_tick - machine.start_tick
         return EpisodeResult(seed, machine.outcome, steps, critical, self.max_force, self.meter.motion)
@@ -219,7 +224,7 @@ class LockStep:
         env.step(action)
         tick, i = self.tick + self.stood, self.task.wrench_index  # past the end without a wrench: no force
         self.max_force = max(self.max_force, float(np.linalg.norm(env.proprio()[i : i + 3])))
-        if machine.phase is Phase.APPROACH and env.critical():
+        if machine.phase is Phase.APPROACH and self.hand_over.now(tick, env.critical()):
             machine.hand_over(tick)
         elif machine.phase is Phase.CRITICAL and env.success():
             machine.success(tick)

@@ -35,6 +35,7 @@ class Habits:
     intervention_after_s: tuple[float, float] = (1.0, 3.0)  # of critical phase without success
     intervention_s: tuple[float, float] = (0.8, 1.6)
     steering_noise_m: float = 0.0005  # standard deviation of the offset that the person believes to see
+    hands_over: bool = True  # false: somebody else does
     give_up_offset_m: float = 0.03  # further away than this in the critical phase is a failure
 
 
@@ -108,7 +109,7 @@ class SimulatedPerson:
         if view is None:
             return ""
         if self._phase == Phase.APPROACH:
-            return "hand_over" if view.critical else ""
+            return "hand_over" if view.critical and self.habits.hands_over else ""
         if view.success:
             return "success"
         return "failure" if view.failure or np.linalg.norm(view.offset) > self.habits.give_up_offset_m else ""

@@ -1,6 +1,8 @@
 """Who drives at each tick."""
 
+import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from rclpy.parameter import Parameter
 
 from rlt_ros.core.chunks import ControlClock, Source
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.learner import Learner
 from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.observations import TokenFrame
+from rlt_ros.core.td3 import TD3Config
 from rlt_ros.core.weights import pack, sign
 from rlt_ros.data.changes import read_changes
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
@@ -39,7 +43,7 @@ def weights(version: int) -> PolicyWeights:
 class Driven:
     """An actor node and everything that speaks to it; `drive()` sends what a tick brings."""
 
-    def __init__(self, node, peer) -> None:
+    def __init__(self, node, peer, learner: bool = True) -> None:
         self.node, self.peer = node, peer
         self.candidates = peer.hear(ActionChunk, "command/candidate")
         self.planned = peer.hear(ActionChunk, "actor/chunk")
@@ -48,7 +52,7 @@ class Driven:
         self.reference = peer.say(ActionChunk, "vla/reference", qos.EVENT)
         self.state = peer.say(RLState, "vla/rl_state", qos.EVENT)
         self.human = peer.say(ActionChunk, "human/command", qos.COMMAND)
-        self.weights = peer.say(PolicyWeights, "learner/weights", qos.STATE)
+        self.weights = peer.say(PolicyWeights, "learner/weights", qos.STATE) if learner else None
         self.began, self.sent = peer.tick(), 0
 
     def drive(self, phase: Phase, with_proprio: bool = True) -> None:
@@ -226,6 +230,53 @@ def test_with_a_key_file_only_signed_weights_are_used(graph, start, peer, tmp_pa
     d.until(
         graph, Phase.CRITICAL, lambda: bool(d.candidates) and d.candidates[-1].policy_version == 2, "the signed weights"
     )
+
+
+def session_of(folder, version: int = 3, token: int = 6, **dims) -> str:
+    """A session whose newest policy acts ACTED."""
+    learner = Learner(TD3Config(hidden=(8,)), replace(DIMS, token=token, **dims), folder)
+    actor = learner.td3.actor
+    with torch.no_grad():
+        for parameter in actor.parameters():
+            parameter.zero_()
+        actor.mlp[-1].bias.fill_(float(np.arctanh(ACTED)))
+    learner.version = version
+    learner.save()
+    return str(folder)
+
+
+def test_without_a_learner_the_sessions_newest_policy_acts_without_noise(graph, start, peer, tmp_path):
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    own = {"weights": "session", "session": session_of(tmp_path), "weights_key_file": str(key)}
+    d = Driven(start(ActorNode, **PATIENT | own), peer, learner=False)
+    d.until(graph, Phase.CRITICAL, lambda: d.source() == Source.ACTOR, "the policy")
+    assert d.candidates[-1].policy_version == 3
+    d.until(graph, Phase.CRITICAL, lambda: abs(d.candidates[-1].actions[0] - ACTED) < 1e-5, "what it was taught")
+    assert d.node.count_subscribers("learner/weights") == 0
+
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [("none", "no checkpoint .*learner.ckpt; practise"), ("warm-up", "from the warm-up"), ("torn", "checkpoint ")],
+)
+def test_a_session_without_a_policy_fails_at_configure(make, tmp_path, spoil, says):
+    if spoil != "none":
+        session_of(tmp_path, version=0 if spoil == "warm-up" else 3)
+    if spoil == "torn":
+        path = tmp_path / "checkpoints" / "learner.ckpt"
+        path.write_bytes(path.read_bytes()[:-10])
+    node = make(ActorNode, weights="session", session=str(tmp_path))
+    assert re.search(says, node.configure_error)
+
+
+def test_a_policy_of_another_token_ends_the_node_and_never_acts(graph, start, peer, tmp_path):
+    """The VLA alone is not what was asked for."""
+    session = session_of(tmp_path, token=7)
+    d = Driven(start(ActorNode, **PATIENT | {"weights": "session", "session": session}), peer, learner=False)
+    d.until(graph, Phase.CRITICAL, lambda: d.node.failure is not None, "the end")
+    assert "'token': 7" in str(d.node.failure) and session in str(d.node.failure)
+    assert not any(c.source == Source.ACTOR for c in d.candidates)
 
 
 def test_missing_key_file_fails_at_configure(make, tmp_path):

@@ -13,6 +13,7 @@ import yaml
 
 from rlt_ros.cli.main import main
 from rlt_ros.data.episodes import read_episodes
+from rlt_ros.data.handover import read_approaches
 from rlt_ros.data.journal import read_journal
 from rlt_ros.data.recording import read_recording
 from rlt_ros.sim.task import task_folder
@@ -129,6 +130,8 @@ def test_practice_makes_a_session_and_goes_on_with_it(practise, tmp_path):
     page = (session / "report.html").read_text()
     assert "success rate against minutes of running episodes" in page
     assert episode.end_s > 0
+    # The person handed over in both, and what was seen of it is kept.
+    assert [a.episode for a in read_approaches(session) if a.pressed] == [1, 2]
 
 
 def test_interruption_ends_everything_cleanly_and_keeps_the_session(practise, tmp_path):

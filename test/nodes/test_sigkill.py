@@ -128,6 +128,7 @@ BOUNDS = {
     "camera_node": (25 + 10 + 1 + 5, AUTONOMOUS),  # the same; a picture may have been on its way through the VLA
     "replay_node": None,
     "learner_node": None,
+    "handover_node": None,
 }
 KILLS_EACH = 2
 DRIFT_M = 0.001  # the arm settles; at full speed it goes so far in one tick

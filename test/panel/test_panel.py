@@ -11,7 +11,7 @@ from std_srvs.srv import Trigger
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.limits import SafetyGate
-from rlt_ros.msg import ActionChunk, EpisodeState
+from rlt_ros.msg import ActionChunk, EpisodeState, HandOverBelief
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.panel import parts, theme
@@ -85,6 +85,36 @@ def test_a_key_out_of_turn_asks_for_nothing(stage, start) -> None:
     stage.until(lambda: node.machine.phase is Phase.APPROACH, "the approach")
     stage.until(lambda: stage.panel.seen.notice is not None, "the answer")
     assert (stage.panel.seen.notice.number, stage.panel.seen.notice.name) == (1, "start")
+
+
+def test_what_is_believed_of_the_hand_over_stands_with_the_phase_and_the_button(stage, start, graph) -> None:
+    start(EpisodeNode, task="ethernet", rate_hz=50.0)
+    peer = graph.add(Node("peer"))
+    say = peer.create_publisher(HandOverBelief, "handover/belief", qos.STATE)
+    panel, phase = stage.panel, lambda: stage.panel.phase._shown[1]
+    fields = {"tick": 5, "episode": 1, "trained": True, "probability": 0.9375, "suggested": True}
+    stage.until(panel.buttons["start"].isEnabled, "Start")
+    stage.click("start")
+    stage.until(panel.buttons["hand_over"].isEnabled, "the approach")
+    # A node that only learns, or that speaks of another episode, tells nobody to press.
+    for silent in ({"mode": "human"}, {"mode": "suggest", "episode": 7}, {"mode": "suggest", "trained": False}):
+        say.publish(HandOverBelief(**(fields | silent)))
+        stage.until(lambda: panel.seen.belief == HandOverBelief(**(fields | silent)), "the belief")  # noqa: B023
+        panel.refresh()
+        assert phase() == "episode 1: the VLA approaches" and panel.buttons["hand_over"].below == ""
+    for told, words, below in (
+        ({"mode": "suggest"}, "episode 1: hand over now? 94% sure", "now? 94%"),
+        ({"mode": "suggest", "suggested": False, "probability": 0.25}, "episode 1: hand over? 25% sure",
+         "not yet: 25%"),
+        ({"mode": "automatic"}, "episode 1: hands over by itself, 94% sure of it", "by itself: 94%"),
+        ({"mode": "automatic", "waits": "12 presses"},
+         "episode 1: hand over now? 94% sure; not by itself: 12 presses", "now? 94%"),
+    ):  # fmt: skip
+        say.publish(HandOverBelief(**(fields | told)))
+        stage.until(lambda: phase() == words, words)  # noqa: B023
+        assert panel.buttons["hand_over"].below == below
+    stage.click("hand_over")
+    stage.until(lambda: phase() == "episode 1: the policy acts and learns from it", "the critical phase")
 
 
 def test_without_nodes_the_panel_says_so_and_goes_on(stage) -> None:

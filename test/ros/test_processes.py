@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlt_ros.core.gamepad import DRIVERS
 from rlt_ros.ros import processes
@@ -69,6 +70,31 @@ def test_gamepad_of_the_parameter_files_is_that_of_the_last_one_that_names_one(t
 def test_simulated_person_is_refused_beside_a_real_robot() -> None:
     with pytest.raises(ValueError, match="watched by a human"):
         processes.select("my_robot.yaml", "simulated")
+
+
+def test_a_practised_session_runs_without_learner_replay_and_the_persons_hand_over() -> None:
+    for robot, person in (("sim", "simulated"), ("my_robot.yaml", "human")):
+        practised = {process.name for process in processes.select(robot, person)}
+        deployed = {process.name for process in processes.select(robot, person, deploy=True)}
+        assert practised - deployed == {"learner_node", "replay_node"} and not deployed - practised
+    (file,) = processes.deploy_files(NODES.parents[1])
+    own = {name.removeprefix("/**/"): v["ros__parameters"] for name, v in yaml.safe_load(file.read_text()).items()}
+    assert own["actor_node"] == {"weights": "session", "exploration_std": 0.0}
+    assert own["handover_node"] == {"mode": "automatic", "learn": False}
+    person = own["operator_node"]
+    assert person["hands_over"] is False and person["intervention_share"] == 0.0
+    running = {process.name for process in processes.select("sim", "simulated", deploy=True)}
+    assert set(person["wait_for"]) < running  # who waits for one that is never started waits for ever
+    # Whatever is said here is a parameter of practice too.
+    practice = yaml.safe_load((file.parent / "practice.yaml").read_text())
+    for node, values in own.items():
+        assert set(values) <= set(practice[f"/**/{node}"]["ros__parameters"])
+
+
+def test_a_session_has_the_parameters_it_was_practised_with(tmp_path: Path) -> None:
+    assert processes.session_files("") == processes.session_files(str(tmp_path)) == []
+    (tmp_path / "config.yaml").touch()
+    assert processes.session_files(str(tmp_path)) == [tmp_path / "config.yaml"]
 
 
 def test_what_computes_yields_to_what_moves() -> None:

@@ -78,7 +78,7 @@ def test_a_session_is_evaluated_as_it_was_practised(reacher, tmp_path, monkeypat
     before_joining = Timing(6, 4, 20, 3, join_ticks=0, join="none")
     assert session_settings(tmp_path) == (before_joining, str(reacher))
     used = []
-    monkeypatch.setattr(module, "LockStep", lambda *args: used.append(args) or LockStep(*args))
+    monkeypatch.setattr(module, "LockStep", lambda *args, **more: used.append(args) or LockStep(*args, **more))
     result = evaluate("reacher", session, episodes=1)
     assert result["episodes"] == 1
     assert used[0][2] == before_joining

@@ -32,6 +32,12 @@ def test_buttons_are_pressed_a_reaction_time_after_what_is_seen():
     assert request == "success" and 0.2 <= when - 6.0 <= 0.35
 
 
+def test_a_person_who_leaves_the_hand_over_to_others_labels_all_the_same():
+    person = SimulatedPerson(Habits(hands_over=False, intervention_share=0.0), seed=1)
+    assert first_request(person, Phase.APPROACH, view(critical=True), 0.0, 4.0) is None
+    assert first_request(person, Phase.CRITICAL, view(success=True), 4.0, 6.0)[1] == "success"
+
+
 def test_scene_is_reset_before_the_start_and_the_past_forgotten():
     person = SimulatedPerson(Habits(rest_s=0.5), seed=1)
     assert first_request(person, Phase.CRITICAL, view(success=True), 0.0, 2.0)[1] == "success"

@@ -1,0 +1,96 @@
+"""What a session keeps of its hand-overs, `handover/`: a file an episode, the classifier and its report. No ROS.
+
+    approaches/<episode>-<start tick>.safetensors   frames around a person's press; written once, never changed
+    classifier.safetensors, report.json             of the last training
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from rlt_ros.core.handover import Approach, Classifier, HandOverError, Report, report_from_text, report_text
+
+FOLDER = "handover"
+ARRAYS = ("ticks", "heard", "tokens", "proprios")
+
+
+def save_approach(session: Path, approach: Approach) -> Path:
+    """Write it; it is on the disk when this returns. OSError when the disk refuses; nothing is left then."""
+    from safetensors.numpy import save
+
+    about = {name: getattr(approach, name) for name in ("episode", "start_tick", "press_tick", "period_s")}
+    arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in ARRAYS}
+    path = Path(session) / FOLDER / "approaches" / f"{approach.episode:06d}-{approach.start_tick}.safetensors"
+    _write(path, save(arrays, {"approach": json.dumps(about)}))
+    return path
+
+
+def read_approaches(session: Path, warn=lambda text: None) -> list[Approach]:
+    """All of them, by episode; a file that cannot be read is skipped, after `warn(text)`."""
+    found = []
+    for path in sorted((Path(session) / FOLDER / "approaches").glob("*.safetensors")):
+        try:
+            found.append(_read_approach(path))
+        except HandOverError as error:
+            warn(f"{error}; it is left out")
+    return found
+
+
+def _read_approach(path: Path) -> Approach:
+    from safetensors.numpy import load
+
+    try:
+        data = path.read_bytes()
+        about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["approach"])
+        arrays = load(data)
+        return Approach(**about, **{name: arrays[name] for name in ARRAYS})
+    except HandOverError as error:
+        raise HandOverError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a parser may raise on foreign bytes
+        raise HandOverError(f"{path}: not a recorded approach ({type(error).__name__}: {error})") from error
+
+
+def save_classifier(session: Path, classifier: Classifier, report: Report) -> None:
+    """Replace the session's classifier and its report; OSError when the disk refuses."""
+    folder = Path(session) / FOLDER
+    _write(folder / "classifier.safetensors", classifier.pack())
+    _write(folder / "report.json", report_text(report, classifier.threshold).encode())
+
+
+def load_classifier(session: Path) -> tuple[Classifier, Report]:
+    """The session's classifier and what it is worth; HandOverError says what is missing or wrong."""
+    folder = Path(session) / FOLDER
+    path = folder / "classifier.safetensors"
+    if not path.is_file():
+        raise HandOverError(f"session {str(session)!r} has no hand-over classifier {path}: hand over in some episodes"
+                            " of practice first, or train it from their presses: rlt train handover --session DIR")
+    classifier = Classifier.unpack(path.read_bytes(), str(path))
+    try:
+        report = report_from_text((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, HandOverError) as error:
+        raise HandOverError(f"{folder / 'report.json'}: {error}; rlt train handover --session DIR writes it") from error
+    return classifier, report
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all, and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself
+    finally:
+        os.close(folder)
