@@ -338,7 +338,7 @@ def import_lerobot(source: Path, mapping: Mapping, out: Path, processes: int = 1
                 progress("pictures", done, len(chosen))
         else:
             with mp.get_context("spawn").Pool(processes, _begin, (source, mapping)) as pool:
-                written = pool.imap_unordered(_write, [(episode.index, folder) for episode in chosen])
+                written = pool.imap(_write, [(episode.index, folder) for episode in chosen])
                 for done, _ in enumerate(written, 1):
                     progress("pictures", done, len(chosen))
         demos.note_origin(folder, source, mapping, summary.notes)
