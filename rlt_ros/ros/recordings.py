@@ -416,7 +416,8 @@ class Episode:
                 out[i] = action.by_tick[int(ticks[i])]
         else:
             stamps = np.array(action.stamps)
-            ends = (ticks + 1) * self.clock.period_ns - 2000
+            # What came within a tick is of that tick; a target's way between two messages is known at its beginning.
+            ends = ticks * self.clock.period_ns + (0 if mapping.kind == "position" else self.clock.period_ns - 2000)
             times, ends_s = (stamps - stamps[0]) * 1e-9, (ends - stamps[0]) * 1e-9
             out = resample.actions(ends_s, times, np.stack(action.values), mapping.kind, scale, task.action_names)
             age = ends_s - times[resample.newest(ends_s, times)]
