@@ -20,7 +20,7 @@ COMMANDS = {
     "practice": "practise a task in the simulator (on a robot: ros2 launch)",
     "panel": "watch a running session and press its buttons, in a window",
     "eval": "measure how often and how fast a policy succeeds",
-    "demos": "record or convert demonstrations",
+    "demos": "record, import, export or inspect demonstrations",
     "train": "train a VLA or its RL token on demonstrations",
     "bench": "measure control jitter, learner speed, latency",
     "report": "turn a session into a report",

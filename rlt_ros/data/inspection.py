@@ -12,7 +12,7 @@ from rlt_ros.core.pictures import PictureWatch
 from rlt_ros.data import demos, resample
 from rlt_ros.sim.task import Task
 
-FROZEN_S = 1.0  # a camera that shows the same for longer, while the robot moves, is frozen; less may be out of its view
+FROZEN_S = 2.0  # a camera that shows the same for longer, while the robot moves, is frozen; less may be out of its view
 _MOVED = 5.0  # times what the task calls moved (`moved` of its state): a camera without noise must see that
 _JUMP = 10.0  # times the step that 99 of 100 do not exceed
 _FULL = 1.0 - 1e-6
