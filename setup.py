@@ -31,7 +31,7 @@ setup(
     packages=find_packages(include=["rlt_ros", "rlt_ros.*"], exclude=["rlt_ros.nodes*", "rlt_ros.panel*"]),
     package_data={"rlt_ros": ["**/*.safetensors", "**/*.json", "**/*.xml", "**/*.yaml", "**/*.urdf"]},
     data_files=[(f"share/rlt_ros/{folder}", [str(f.relative_to(HERE)) for f in (HERE / folder).glob("*.[xy]*ml")])
-                for folder in ("config", "config/tasks", "config/robots", "config/gamepads")],
+                for folder in ("config", "config/tasks", "config/robots", "config/gamepads", "config/demos")],
     python_requires=">=3.11",
     install_requires=["torch"] + [f"{name}>={TESTED[name.lower()]}" for name in entries("requirements.txt")
                                  if name not in PANEL],

@@ -1,8 +1,11 @@
-"""Record demonstrations by the task's scripted demonstrator, say what is in a folder of them, or make them prior data.
+"""Demonstrations: record, import from others' formats, export, look at what is in them, or make them prior data.
 
 examples:
   rlt demos record --task ethernet --episodes 400
-  rlt demos inspect --task ethernet
+  rlt demos import --from lerobot ~/datasets/cups --map cups.yaml --out demos/cups    # see docs/demonstrations.md
+  rlt demos import --from mcap ~/bags --map my_robot.yaml --out demos/cups
+  rlt demos inspect demos/cups --task cups.yaml                    # exit code 1 when something is wrong with them
+  rlt demos export --to lerobot demos/ethernet --out ~/datasets/ethernet
   rlt demos prior --task ethernet --episodes 20 --session sessions/demos   # for the learner's `prior`
 """
 
@@ -10,49 +13,147 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_EXAMPLES = {
+    "import": """examples:
+  rlt demos import --from lerobot ~/datasets/cups --map so101_lerobot --out demos/cups
+  rlt demos import --from mcap ~/bags --map my_robot.yaml --out demos/cups
+What the mapping file says is in docs/demonstrations.md, config/demos has examples.""",
+    "export": """examples:
+  rlt demos export --to lerobot demos/ethernet --task ethernet --out ~/datasets/ethernet
+  rlt demos import --from lerobot ~/datasets/ethernet --map ~/datasets/ethernet/meta/rlt_mapping.yaml --out demos/back""",
+    "inspect": """examples:
+  rlt demos inspect demos/ethernet
+  rlt demos inspect demos/cups --task cups.yaml --plot /tmp/cups.png""",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what",
-        choices=("record", "inspect", "prior"),
-        help="record, say what is in a folder, or write their transitions",
-    )
-    parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
-    parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
-    parser.add_argument("--episodes", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
-    parser.add_argument("--session", type=Path, metavar="DIR", help="prior: new session folder for their transitions")
-    parser.add_argument("--processes", type=int, default=2)
+    what = parser.add_subparsers(dest="what", metavar="what", required=True)
+
+    def command(name: str, text: str, task: str = "ethernet") -> argparse.ArgumentParser:
+        made = what.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXAMPLES.get(name),
+                               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        made.add_argument("--task", default=None if task != "ethernet" else task,
+                          help=f"task name or file (default: {task})")
+        return made
+
+    record = command("record", "record the scripted demonstrator")
+    prior = command("prior", "write their transitions into a session, as prior data of a learner")
+    for parser in (record, prior):
+        parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
+        parser.add_argument("--episodes", type=int, default=400)
+    record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
+    record.add_argument("--processes", type=int, default=2)
+    prior.add_argument("--session", type=Path, metavar="DIR", help="new session folder for their transitions")
+    inspect = command("inspect", "say what is in a folder and what is wrong with it; exit code 1 when something is")
+    inspect.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
+    inspect.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # as record and prior call the folder
+    inspect.add_argument("--plot", type=Path, metavar="FILE.png", help="where to draw (default: inspect.png in the folder)")
+    importing = command("import", "import what others recorded into a new folder", "the mapping's")
+    importing.add_argument("source", type=Path, metavar="PATH",
+                           help="LeRobot dataset (a folder); MCAP file, rosbag2 folder, or a folder of them")
+    importing.add_argument("--from", dest="format", choices=("lerobot", "mcap"), required=True, help="format of PATH")
+    importing.add_argument("--map", type=Path, metavar="FILE", required=True,
+                           help="mapping file, or a name in config/demos")
+    importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
+    importing.add_argument("--processes", type=int, default=2, help="lerobot: processes that decode (default: 2)")
+    export = command("export", "export demonstrations into another format")
+    export.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
+    export.add_argument("--to", dest="format", choices=("lerobot",), required=True, help="format to write")
+    export.add_argument("--out", type=Path, required=True, help="new folder")
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-    from rich.progress import track
-
-    from rlt_ros.data import demos
     from rlt_ros.sim.task import load_task
 
+    if args.what == "import":
+        return import_(args)
     task = load_task(args.task)
+    if args.what == "export":
+        return export(args, task)
     folder = args.out or Path("demos") / task.name
     if args.what == "record":
-        from rich.progress import Progress
-
         from rlt_ros.sim.record import record
 
-        with Progress() as bar:
+        with _progress() as bar:
             row = bar.add_task("demonstrations", total=args.episodes)
             record(task, folder, args.episodes, args.seed, args.processes, lambda n: bar.update(row, completed=n))
     if args.what == "prior":
         return write_prior(args, task, folder)
-    episodes = list(track(demos.load(folder), "reading", transient=True))
-    steps = np.array([len(e["action"]) for e in episodes if e["success"]])
-    critical = np.array([len(e["action"]) - e["critical_tick"] for e in episodes if e["success"]])
-    print(
-        f"{folder}: {len(episodes)} episodes, {len(steps)} successful,"
-        f" {sum(len(e['frame_tick']) for e in episodes)} pictures"
-    )
-    if len(steps):
-        print(f"median control steps: {np.median(steps):.0f} in all, {np.median(critical):.0f} in the critical phase")
+    plot = None
+    if args.what == "inspect":
+        folder, plot = args.folder or folder, args.plot
+    return inspect(task, folder, plot)
+
+
+def _progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def inspect(task, folder: Path, plot: Path | None) -> int:
+    """Print and draw what is in a folder; 1 when something is wrong with it."""
+    from rlt_ros.data import inspection
+
+    with _progress() as bar:
+        row = bar.add_task("reading", total=None)
+        found = inspection.inspect(folder, task, lambda done, total: bar.update(row, completed=done, total=total))
+    for line in inspection.lines(found):
+        print(line)
+    if found.curves:
+        path = plot or folder / "inspect.png"
+        inspection.plot(found, path)
+        print(f"drawn: {path}")
+    return 1 if found.findings else 0
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Another format into a new folder of demonstrations."""
+    from rlt_ros.data.mapping import load_mapping
+
+    mapping = load_mapping(args.map, args.task)
+    out = args.out or Path("demos") / mapping.task.name
+    with _progress() as bar:
+        rows = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in rows:
+                rows[what] = bar.add_task(what, total=total)
+            bar.update(rows[what], completed=done)
+
+        if args.format == "lerobot":
+            from rlt_ros.data.lerobot import import_lerobot
+
+            summary = import_lerobot(args.source, mapping, out, args.processes, show)
+            episodes, notes = summary.episodes, summary.notes
+        else:
+            from rlt_ros.ros.recordings import import_mcap
+
+            episodes, notes = import_mcap(args.source, mapping, out, lambda *n: show("recordings", *n))
+    print(f"{out}: {episodes} episodes of {args.source} for the task '{mapping.task.name}'")
+    for note in notes:
+        print(f"note: {note}")
+    print(f"look at them: rlt demos inspect {out} --task {args.task or mapping.task.name}")
+    return 0
+
+
+def export(args: argparse.Namespace, task) -> int:
+    """A folder of demonstrations into another format."""
+    from rlt_ros.data.lerobot_export import MAPPING, export_lerobot
+
+    source = args.folder or Path("demos") / task.name
+    with _progress() as bar:
+        row = bar.add_task("episodes", total=None)
+        show = lambda done, total: bar.update(row, completed=done, total=total)  # noqa: E731
+        totals = export_lerobot(source, task, args.task, args.out, show)
+    print(f"{args.out}: {totals['episodes']} episodes, {totals['frames']} frames at {task.rate:g} Hz")
+    print(f"back again: rlt demos import --from lerobot {args.out} --map {args.out / MAPPING} --out DIR")
     return 0
 
 

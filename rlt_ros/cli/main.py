@@ -22,7 +22,7 @@ COMMANDS = {
     "panel": "watch a running session and press its buttons, in a window",
     "teleop": "steer the robot and label episodes by keyboard, without a gamepad",
     "eval": "measure how often and how fast a policy succeeds",
-    "demos": "record or convert demonstrations",
+    "demos": "record, import, export or inspect demonstrations",
     "train": "train a VLA or its RL token on demonstrations",
     "bench": "measure control jitter, learner speed, latency",
     "report": "turn a session into a report",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,11 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rlt_ros.core import pictures
 from rlt_ros.core.capture import Capture, CaptureError, DeviceSource, Wanted, file_source
-from rlt_ros.core.pictures import PictureWatch
-from rlt_ros.core.streams import StampError, StampWatch, Troubles
+from rlt_ros.core.ingest import CameraIngest
+from rlt_ros.core.streams import StampError, Troubles
 from rlt_ros.ros import parameters, qos
 from rlt_ros.ros.conversions import image_to_msg, stamp_ns
+from rlt_ros.ros.ingest import small_picture
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.sim.task import load_task
@@ -60,14 +60,13 @@ def _raise(error: Exception) -> Any:
 class Camera:
     """One camera's settings, watches and counts."""
 
-    def __init__(self, name: str, settings: CameraParameters) -> None:
+    def __init__(self, name: str, settings: CameraParameters, shortest_ns: int) -> None:
         self.name, self.settings = name, settings
-        self.stamps = StampWatch(settings.max_ahead_s)
-        self.watch = PictureWatch(settings.freeze_s, settings.dark_level, settings.bright_level)
+        self.ingest = CameraIngest(shortest_ns, settings.max_ahead_s, settings.freeze_s, settings.dark_level,
+                                   settings.bright_level)
+        self.stamps, self.watch, self.refused = self.ingest.stamps, self.ingest.watch, self.ingest.refused
         self.troubles = Troubles()
-        self.refused: Counter[str] = Counter()
         self.heard_s = 0.0  # by the node's now_s()
-        self.published_ns = 0
         self.output: Any = None
         self.capture: Capture | None = None
 
@@ -100,14 +99,14 @@ class CameraNode(RltNode):
         if unknown:
             raise ParameterError(f"parameter 'cameras.{unknown[0]}': the task '{self.params.task}' has no such camera,"
                                  f" expected one of {', '.join(names)}")
-        self.cameras = {name: Camera(name, self.settings(name)) for name in names}
-        self.shortest_ns = self.control.period_ns // 2
+        shortest_ns = self.control.period_ns // 2
+        self.cameras = {name: Camera(name, self.settings(name), shortest_ns) for name in names}
         for name, camera in self.cameras.items():
             camera.output = self.publish(Image, f"camera/{name}/image", qos.SENSOR)
             if camera.settings.transport == "raw":
-                self.subscribe(Image, camera.place, self.using(camera, self.shrink_raw), qos.SENSOR)
+                self.subscribe(Image, camera.place, self.using(camera), qos.SENSOR)
             elif camera.settings.transport == "compressed":
-                self.subscribe(CompressedImage, camera.place, self.using(camera, self.shrink_compressed), qos.SENSOR)
+                self.subscribe(CompressedImage, camera.place, self.using(camera), qos.SENSOR)
         self.every(0.5, self.report)
 
     def settings(self, name: str) -> CameraParameters:
@@ -142,20 +141,14 @@ class CameraNode(RltNode):
                 self.on_undo(camera.capture.close)
                 camera.capture.start()
 
-    def using(self, camera: Camera, small: Callable[[Camera, Any], np.ndarray]) -> Callable[[Any], None]:
+    def using(self, camera: Camera) -> Callable[[Any], None]:
         """What is done with each message of a camera."""
+        size, crop = self.params.image_size, camera.settings.crop
 
         def use(msg: Any) -> None:
-            self.take(camera, stamp_ns(msg.header.stamp), msg.header.frame_id, lambda: small(camera, msg))
+            self.take(camera, stamp_ns(msg.header.stamp), msg.header.frame_id, lambda: small_picture(msg, size, crop))
 
         return use
-
-    def shrink_raw(self, camera: Camera, msg: Image) -> np.ndarray:
-        return pictures.shrink_raw(msg.encoding, msg.height, msg.width, msg.step, msg.data, self.params.image_size,
-                                   camera.settings.crop, bool(msg.is_bigendian))
-
-    def shrink_compressed(self, camera: Camera, msg: CompressedImage) -> np.ndarray:
-        return pictures.shrink_compressed(msg.data.tobytes(), self.params.image_size, camera.settings.crop)
 
     def taking(self, camera: Camera) -> Callable[[np.ndarray, float], None]:
         """What is done with each picture of a capture, in its thread."""
@@ -183,25 +176,19 @@ class CameraNode(RltNode):
         """Publish a picture of ROS time `ns`, unless something is wrong with it; ValueError when it is malformed."""
         now_s = self.now_s()
         try:
-            camera.stamps.note(ns, self.now_ns())
+            picture, wrong = camera.ingest.take(ns, self.now_ns(), small)
         except StampError as error:
             camera.note(error.kind, f"on {camera.place}: {error}", now_s)
             return
-        if 0 <= ns - camera.published_ns < self.shortest_ns:  # more than two a tick serve nobody
-            camera.refused["too_many"] += 1
-            return
-        try:
-            picture = small()
         except ValueError as error:
             camera.note("malformed", f"on {camera.place}: {error}", now_s)
             raise ValueError(f"camera '{camera.name}': {error}") from None
+        if wrong == "too_many":
+            return
         camera.heard_s = now_s
-        wrong = camera.watch.judge(picture, ns)
-        if wrong:
-            camera.refused[wrong] += 1
+        if picture is None:
             camera.note(wrong, _SAYS[wrong].format(same_s=camera.watch.same_s) + "; its pictures are refused", now_s)
             return
-        camera.published_ns = ns
         camera.output.publish(image_to_msg(picture, ns, frame_id))
 
     def report(self) -> None:

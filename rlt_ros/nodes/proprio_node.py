@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from sensor_msgs.msg import JointState
 
+from rlt_ros.core.ingest import ProprioIngest
 from rlt_ros.core.proprioception import ProprioAssembler
-from rlt_ros.core.streams import ClockOffset, Troubles
+from rlt_ros.core.streams import Troubles
 from rlt_ros.msg import Proprio
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import proprio_to_msg, stamp_ns
+from rlt_ros.ros.ingest import add_reading
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.ros.robot import JointBook, load_arm
@@ -53,64 +56,46 @@ class ProprioNode(RltNode):
             self.arm = load_arm(p.arm, "parameter 'pose_from_joints'")
             self.book = JointBook(self.arm.names)
             needed = needed - {"pose"} | {"joint_states"}
-        self.clocks = {stream: ClockOffset(p.max_ahead_s) for stream in sorted(needed)}
+        self.ingest = ProprioIngest(self.assembler, needed, p.max_ahead_s)
+        self.clocks = self.ingest.clocks
         self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
         self.joined_s = self.now_s()
         self.silent = False
         self.skew_s = 0.0
-        for stream, msg_type, callback in (
-            ("pose", PoseStamped, self.on_pose),
-            ("twist", TwistStamped, self.on_twist),
-            ("wrench", WrenchStamped, self.on_wrench),
-            ("joint_states", JointState, self.on_joint_states),
-        ):
+        for stream, msg_type in (
+            ("pose", PoseStamped), ("twist", TwistStamped), ("wrench", WrenchStamped), ("joint_states", JointState)
+        ):  # fmt: skip
             if stream in self.clocks:
-                self.subscribe(msg_type, f"driver/{stream}", self.using(stream, callback), qos.SENSOR)
+                self.subscribe(msg_type, f"driver/{stream}", self.using(stream), qos.SENSOR)
         self.every(0.25, self.report)
 
-    def using(self, stream: str, callback: Callable[[Any, int, int], None]) -> Callable[[Any], None]:
+    def using(self, stream: str) -> Callable[[Any], None]:
         """What is done with each message of a stream; what is wrong with it reaches the diagnostics too."""
 
         def use(msg: Any) -> None:
             ns = stamp_ns(msg.header.stamp)
             try:
-                if self.clocks[stream].note(ns, self.now_ns()):
-                    self.assembler.restart()
-                callback(msg, self.control.tick(ns), ns)
+                joined = self.ingest.take(stream, ns, self.now_ns(), lambda: self.add(stream, msg, ns))
             except ValueError as error:
                 self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", self.now_s())
                 raise
-            self.send()
+            if joined is not None:
+                self.send(*joined)
 
         return use
 
-    def on_pose(self, msg: PoseStamped, tick: int, ns: int) -> None:
-        p, q = msg.pose.position, msg.pose.orientation
-        self.assembler.add_pose(tick, ns, (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-
-    def on_twist(self, msg: TwistStamped, tick: int, ns: int) -> None:
-        v = msg.twist.linear
-        self.assembler.add_twist(tick, ns, (v.x, v.y, v.z), msg.twist.angular.z)
-
-    def on_wrench(self, msg: WrenchStamped, tick: int, ns: int) -> None:
-        f, t = msg.wrench.force, msg.wrench.torque
-        self.assembler.add_wrench(tick, ns, (f.x, f.y, f.z), (t.x, t.y, t.z))
-
-    def on_joint_states(self, msg: JointState, tick: int, ns: int) -> None:
-        if self.arm is not None:
+    def add(self, stream: str, msg: Any, ns: int) -> None:
+        tick = self.control.tick(ns)
+        if stream == "joint_states" and self.arm is not None:
             self.book.add(msg, self.now_s())
             joints = self.book.values(self.arm.names, self.now_s() - self.params.max_silence_s)
             if joints is not None and set(self.arm.names) & set(msg.name):
                 self.assembler.add_pose(tick, ns, *self.arm.pose(joints))
-        if "joint_states" in self.assembler.streams:
-            self.assembler.add_joint_states(tick, ns, msg.name, msg.position, msg.velocity)
+        if stream in self.assembler.streams:
+            add_reading(self.assembler, stream, msg, tick, ns)
 
-    def send(self) -> None:
-        joined = self.assembler.join()
-        if joined is None:
-            return
-        _, ns, values = joined
+    def send(self, tick: int, ns: int, values: np.ndarray) -> None:
         self.joined_s = self.now_s()
         self.skew_s = skew_s = self.assembler.skew_ns * 1e-9
         if skew_s > self.params.max_skew_s:

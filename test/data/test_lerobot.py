@@ -1,0 +1,274 @@
+"""LeRobot datasets: import of others', export and back, and what is wrong with a dataset."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlt_ros.data import demos
+from rlt_ros.data.lerobot import import_lerobot
+from rlt_ros.data.lerobot_export import MAPPING, export_lerobot
+from rlt_ros.data.mapping import DemoError, load_mapping
+from rlt_ros.data.video import VideoWriter
+from rlt_ros.sim.task import load_task
+
+DEG = np.pi / 180
+
+
+def shade(frame: int) -> int:
+    return 30 + 4 * (frame % 50)  # as conftest.py paints it
+
+
+@pytest.fixture
+def episodes(tmp_path):
+    """A folder of three demonstrations of the Ethernet task, the second a failure."""
+    folder, random = tmp_path / "recorded", np.random.default_rng(0)
+    folder.mkdir()
+    for number, steps in enumerate((41, 60, 33)):
+        ticks = np.arange(0, steps, 5)
+        y, x = np.mgrid[:32, :32]
+        images = np.stack([[np.stack([128 + 80 * np.sin(x / 9 + t / 20 + c), 4 * y + c, 200 - 3 * x + 0 * t], -1)
+                            for c in range(2)] for t in ticks]).astype(np.uint8)  # fmt: skip
+        noise = lambda n: random.uniform(-1, 1, (steps, n)).astype(np.float32)  # noqa: E731
+        demos.save(folder / f"episode_{number:06d}.npz", iter(images), len(images), frame_tick=ticks, proprio=noise(14),
+                   action=noise(4), success=np.asarray(number != 1), critical_tick=np.asarray((12, -1, 0)[number]))
+    return folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_export_then_import_gives_the_same_numbers_and_pictures_within_the_codecs_loss(tmp_path, episodes, processes):
+    totals = export_lerobot(episodes, load_task("ethernet"), "ethernet", tmp_path / "lerobot")
+    assert totals == {"episodes": 3, "frames": 134}
+    mapping = load_mapping(tmp_path / "lerobot" / MAPPING)
+    summary = import_lerobot(tmp_path / "lerobot", mapping, tmp_path / "back", processes)
+    assert (summary.episodes, summary.ticks, summary.notes) == (3, 134, [])
+    for before, after in zip(demos.load(episodes), demos.load(tmp_path / "back"), strict=True):
+        for key in ("frame_tick", "proprio", "action", "success", "critical_tick"):
+            np.testing.assert_array_equal(before[key], after[key], err_msg=key)
+            assert before[key].dtype == after[key].dtype or before[key].dtype.kind == "i"
+        loss = np.abs(before["images"].astype(int) - after["images"])
+        assert before["images"].shape == after["images"].shape and loss.mean() < 3 and np.quantile(loss, 0.99) < 12
+        assert str(after["instruction"]) == "plug the ethernet cable into the jack"
+
+
+def test_export_has_the_layout_that_lerobot_reads(tmp_path, episodes):
+    root = tmp_path / "lerobot"
+    export_lerobot(episodes, load_task("ethernet"), "ethernet", root)
+    info = json.loads((root / "meta/info.json").read_text())
+    assert info["codebase_version"] == "v3.0" and info["fps"] == 50 and info["total_frames"] == 134
+    video = root / info["video_path"].format(video_key="observation.images.wrist", chunk_index=0, file_index=0)
+    data = pq.read_table(root / info["data_path"].format(chunk_index=0, file_index=0))
+    assert video.is_file() and data["index"].to_pylist() == list(range(134))
+    assert data.schema.field("action").type == pa.list_(pa.float32(), 4)
+    rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    key = "videos/observation.images.wrist/"
+    assert [row["length"] for row in rows] == [41, 60, 33]
+    assert [row[key + "from_timestamp"] for row in rows] == pytest.approx([0, 0.82, 2.02])
+    assert [row[key + "to_timestamp"] for row in rows] == pytest.approx([0.82, 2.02, 2.68])
+    assert [row["dataset_from_index"] for row in rows] == [0, 41, 101]
+    stats = json.loads((root / "meta/stats.json").read_text())
+    np.testing.assert_allclose(stats["action"]["mean"], np.stack(data["action"].to_numpy()).mean(0), atol=1e-6)
+    assert np.shape(stats["observation.images.wrist"]["mean"]) == (3, 1, 1) and stats["action"]["count"] == [134]
+    # pandas takes the texts for its index by this
+    assert json.loads(pq.read_schema(root / "meta/tasks.parquet").metadata[b"pandas"])["index_columns"] == ["task"]
+
+
+@pytest.mark.parametrize("dtype", ["video", "image"])
+def test_degrees_targets_and_another_rate_become_radians_deltas_and_ticks(tmp_path, made, mapping_file, dtype):
+    dataset = made()
+    dataset.write(dtype)
+    summary = import_lerobot(dataset.root, load_mapping(mapping_file()), tmp_path / "out")
+    assert "resampled from 30 to 50 Hz" in summary.notes[0]
+    assert "the episodes say 'wave the arm', the task 'arm' says 'wave'" in summary.notes[1]
+    first, second, _ = demos.load(tmp_path / "out")
+    ticks = np.arange(int(19 / 30 * 50) + 1) / 50
+    expected = np.stack([np.interp(ticks, np.arange(20) / 30, v) for v in dataset.states[0].T], 1) * DEG
+    np.testing.assert_allclose(first["proprio"], expected, atol=1e-6)
+    # The targets lead by a degree; what they move by a tick is the same.
+    np.testing.assert_allclose(first["action"][1:], np.diff(expected, axis=0) / 0.02, atol=1e-4)
+    assert (first["action"][0] == 0).all()
+    assert first["critical_tick"] == len(ticks) - 10 and first["success"]
+    for episode, begin in ((first, 0), (second, 20)):
+        shown = begin + np.floor(episode["frame_tick"] / 50 * 30 + 1e-6).astype(int)
+        np.testing.assert_allclose(episode["images"].mean((1, 2, 3, 4)), [shade(f) for f in shown], atol=1.5)
+
+
+def test_pictures_are_cut_as_live(tmp_path, made, mapping_file):
+    dataset = made()
+    dataset.write("image")
+    table = pq.read_table(dataset.data)
+    import cv2
+
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[4:20, 6:22] = (10, 120, 230)
+    png = {"bytes": cv2.imencode(".png", picture[..., ::-1])[1].tobytes(), "path": None}
+    key = "observation.images.front"
+    pq.write_table(table.set_column(table.column_names.index(key), key, pa.array([png] * len(table))), dataset.data)
+    mapping = load_mapping(mapping_file(cameras={"front": {"from": key, "crop": [6, 4, 16, 16]}}))
+    import_lerobot(dataset.root, mapping, tmp_path / "out")
+    assert (demos.load(tmp_path / "out")[0]["images"] == (10, 120, 230)).all()
+
+
+def test_success_and_episodes_are_chosen_by_the_mapping(tmp_path, made, mapping_file):
+    dataset = made()
+    dataset.write()
+    mapping = load_mapping(mapping_file(success={"from": "action", "above": 118.0}, skip=[0], critical=True,
+                                        tasks=["wave the arm"]))
+    summary = import_lerobot(dataset.root, mapping, tmp_path / "out")
+    assert summary.episodes == 2
+    assert [path.name for path in demos.paths(tmp_path / "out")] == ["episode_000001.npz", "episode_000002.npz"]
+    assert [bool(e["success"]) for e in demos.load(tmp_path / "out")] == [False, False]
+    with pytest.raises(DemoError, match=r"tasks.parquet: no task 'jump'; there are: \['wave the arm'\]"):
+        import_lerobot(dataset.root, load_mapping(mapping_file(tasks=["jump"])), tmp_path / "other")
+
+
+# What is wrong with a dataset: the change before it is written, the change after, and what the error says.
+
+
+def nan(made):
+    made.actions[1][7, 1] = np.nan
+
+
+def far(made):
+    made.stats = {"action": {"max": [180.0, 1.0]}}
+
+
+def cut(path: str, part: float = 0.5):
+    return lambda root: os.truncate(root / path, int(part * (root / path).stat().st_size))
+
+
+def gone(path: str):
+    return lambda root: (root / path).unlink()
+
+
+def short_video(root: Path):
+    """A whole file that ends in the middle of the second episode."""
+    path = root / "videos/observation.images.front/chunk-000/file-000.mp4"
+    writer = VideoWriter(path, 30, 32, 48)
+    for frame in range(36):
+        writer.add(np.full((32, 48, 3), shade(frame), np.uint8))
+    writer.close()
+
+
+def lost_rows(root: Path):
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, len(table) - 4), path)
+
+
+def info(**change):
+    return lambda made: made.info.update(change)
+
+
+def empty(made):
+    made.lengths[1], made.shown[1] = 0, []
+    made.states[1], made.actions[1], made.stamps[1] = made.states[1][:0], made.actions[1][:0], made.stamps[1][:0]
+
+
+def dropped(made):
+    made.stamps[2][12:] += 0.1
+
+
+def three_joints(made):
+    made.names = [*made.names, "grip.pos"]
+    made.states = [np.pad(s, ((0, 0), (0, 1))) for s in made.states]
+    made.actions = [np.pad(a, ((0, 0), (0, 1))) for a in made.actions]
+
+
+VIDEO, DATA = "videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"
+SAME = lambda _: None  # noqa: E731
+ALL = {"action": {"from": "action", "kind": "position", "unit": "deg"}}
+FAULTS = {
+    "NaN": (nan, SAME, {}, [DATA, "episode 1, frame 7", "action[1] (lift.pos) is nan", "skip: [1]"]),
+    "truncated video": (SAME, cut(VIDEO), {}, [VIDEO, "episode 0, frame ", "cannot be decoded after", "it is damaged"]),
+    "video of nothing": (SAME, cut(VIDEO, 0.01), {}, [VIDEO, "episode 0, frame 0", "the video does not open"]),
+    "short video": (SAME, short_video, {}, [VIDEO, "episode 1, frame 18", "the video ends before 1.2667 s"]),
+    "missing video": (SAME, gone(VIDEO), {}, [VIDEO, "episode 0, frame 0", "the file is not there"]),
+    "missing camera": (SAME, SAME, {"cameras": {"front": "observation.images.top"}},
+                       ["info.json", "no feature 'observation.images.top'", "there are: observation.state, action"]),
+    "camera of the task not mapped": (SAME, SAME, {"cameras": {}}, ["map.yaml", "'cameras' lacks 'front'"]),
+    "empty episode": (empty, SAME, {}, ["meta/episodes", "episode 1, frame 0", "has 0 frames", "skip: [1]"]),
+    "wrong statistics": (far, SAME, {}, ["meta/stats.json", "action[0]: max is 180", "episode 0, frame 16"]),
+    "wrong mean": (lambda m: m.__setattr__("stats", {"action": {"mean": [0.0, 0.0]}}), SAME, {},
+                   ["meta/stats.json", "mean is 0", "over all 3 episodes", "check_statistics: false"]),
+    "dropped frames": (dropped, SAME, {}, [DATA, "episode 2, frame 12", "timestamp is 0.5000 s, expected 0.4000 s"]),
+    "lost rows": (SAME, lost_rows, {}, [DATA, "episode 2, frame 21", "the file has 21 frames"]),
+    "truncated data": (SAME, cut(DATA), {}, [DATA, "episode 0, frame 0", "cannot be read"]),
+    "truncated episodes": (SAME, cut("meta/episodes/chunk-000/file-000.parquet"), {}, ["file-000.parquet", "fetch it"]),
+    "missing tasks": (SAME, gone("meta/tasks.parquet"), {}, ["meta/tasks.parquet", "cannot be read"]),
+    "older version": (info(codebase_version="v2.1"), SAME, {}, ["codebase_version is 'v2.1'", "convert_dataset"]),
+    "missing episode": (info(total_episodes=4), SAME, {}, ["total_episodes is 4, but meta/episodes has 3"]),
+    "broken info": (SAME, cut("meta/info.json"), {}, ["meta/info.json: not JSON"]),
+    "another action space": (three_joints, SAME, ALL,
+                             ["action has 3 values (pan.pos, lift.pos, grip.pos)", "wants 2", "another action space"]),
+    "normalised at another rate": (SAME, SAME, {"action": {"from": "action", "kind": "normalised"}},
+                                   ["fps is 30", "a rate of 50", "action.kind is normalised"]),
+    "degrees taken as radians": (SAME, SAME, {"action": {"from": "action", "kind": "position"}},
+                                 [DATA, "episode", "of full action", "max_clipped", "action.unit"]),
+    "no such value": (SAME, SAME, {"state": {"joint_position": {"from": "observation.state", "pick": ["pan.pos", "x"]}}},
+                      ["observation.state has 2 values (pan.pos, lift.pos)", "pick", "names 'x'"]),
+    "skip of none": (SAME, SAME, {"skip": [9]}, ["skip has 9, the dataset has the episodes 0 to 2"]),
+    "all skipped": (SAME, SAME, {"skip": [0, 1, 2]}, ["no episode is left of 3"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_named_and_nothing_is_left_behind(tmp_path, made, mapping_file, fault):
+    before, after, changes, says = FAULTS[fault]
+    dataset = made()
+    before(dataset)
+    after(dataset.write())
+    there = set(tmp_path.iterdir()) | {tmp_path / "map.yaml"}
+    with pytest.raises(DemoError) as error:
+        import_lerobot(dataset.root, load_mapping(mapping_file(**changes)), tmp_path / "out")
+    for text in says:
+        assert text in str(error.value)
+    assert set(tmp_path.iterdir()) <= there
+
+
+def test_a_fault_in_another_process_is_named_too(tmp_path, made, mapping_file):
+    dataset = made()
+    short_video(dataset.write())
+    with pytest.raises(DemoError, match="episode 1, frame 18: the video ends before"):
+        import_lerobot(dataset.root, load_mapping(mapping_file()), tmp_path / "out", processes=2)
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".*out*"))
+
+
+def test_what_can_be_left_out_is(tmp_path, made, mapping_file):
+    dataset = made()
+    nan(dataset)
+    dataset.stats = None
+    dataset.write()
+    summary = import_lerobot(dataset.root, load_mapping(mapping_file(skip=[1])), tmp_path / "out")
+    assert summary.episodes == 2 and any("meta/stats.json is not there" in note for note in summary.notes)
+
+
+def test_wrong_statistics_can_be_ignored(tmp_path, made, mapping_file):
+    dataset = made()
+    far(dataset)
+    dataset.write()
+    assert import_lerobot(dataset.root, load_mapping(mapping_file(check_statistics=False)), tmp_path / "out").episodes
+
+
+def test_nothing_is_written_over_and_what_a_killed_run_left_goes_away(tmp_path, made, mapping_file):
+    root, mapping = made().write(), load_mapping(mapping_file())
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part/episode_000009.npz").write_bytes(b"half")
+    import_lerobot(root, mapping, tmp_path / "out")
+    assert len(demos.paths(tmp_path / "out")) == 3 and not (tmp_path / ".out.part").exists()
+    with pytest.raises(ValueError, match="is there already, and nothing is written over"):
+        import_lerobot(root, mapping, tmp_path / "out")
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, episodes):
+    os.truncate(episodes / "episode_000002.npz", 1000)
+    with pytest.raises(ValueError, match=r"episode_000002.npz: cannot be read"):
+        export_lerobot(episodes, load_task("ethernet"), "ethernet", tmp_path / "lerobot")
+    assert [path.name for path in tmp_path.iterdir()] == ["recorded"]
+    with pytest.raises(DemoError, match="is it the right --task"):
+        (episodes / "episode_000002.npz").unlink()
+        export_lerobot(episodes, load_task("so101"), "so101", tmp_path / "lerobot")
