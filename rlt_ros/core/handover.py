@@ -109,8 +109,9 @@ class Settings:
 
     needed of the last `window` frames must be above the threshold.  within_s: so far from the press a hand-over counts
     as that of the press.  margin_s: frames so close to the press say nothing.  after_s: nor do frames later than that
-    after it, which the practised policy has taken elsewhere.  ridge: weight of the squared weights, times how many there
-    are of their kind: a token of thousands of numbers, most of which say nothing, shall not outvote the proprioception.
+    after it, which the practised policy has taken elsewhere.  ridge: weight of the squared weights, times how many
+    there are of their kind: a token of thousands of numbers, most of which say nothing, shall not outvote the
+    proprioception.
     """
 
     needed: int = 2
