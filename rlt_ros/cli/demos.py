@@ -24,8 +24,8 @@ _EXAMPLES = {
   rlt demos import --from mcap ~/bags --map my_robot.yaml --out demos/cups
 What the mapping file says is in docs/demonstrations.md, config/demos has examples.""",
     "export": """examples:
-  rlt demos export --to lerobot demos/ethernet --task ethernet --out ~/datasets/ethernet
-  rlt demos import --from lerobot ~/datasets/ethernet --map ~/datasets/ethernet/meta/rlt_mapping.yaml --out demos/back""",
+  rlt demos export --to lerobot demos/ethernet --task ethernet --out eth
+  rlt demos import --from lerobot eth --map eth/meta/rlt_mapping.yaml --out demos/back    # the same again""",
     "inspect": """examples:
   rlt demos inspect demos/ethernet
   rlt demos inspect demos/cups --task cups.yaml --plot /tmp/cups.png""",
@@ -36,10 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_subparsers(dest="what", metavar="what", required=True)
 
     def command(name: str, text: str, task: str = "ethernet") -> argparse.ArgumentParser:
-        made = what.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=_EXAMPLES.get(name),
-                               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        made.add_argument("--task", default=None if task != "ethernet" else task,
-                          help=f"task name or file (default: {task})")
+        made = what.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=_EXAMPLES.get(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made.add_argument(
+            "--task", default=None if task != "ethernet" else task, help=f"task name or file (default: {task})"
+        )
         return made
 
     record = command("record", "record the scripted demonstrator")
@@ -53,13 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inspect = command("inspect", "say what is in a folder and what is wrong with it; exit code 1 when something is")
     inspect.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
     inspect.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # as record and prior call the folder
-    inspect.add_argument("--plot", type=Path, metavar="FILE.png", help="where to draw (default: inspect.png in the folder)")
+    inspect.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="where to draw (default: inspect.png in the folder)"
+    )
     importing = command("import", "import what others recorded into a new folder", "the mapping's")
-    importing.add_argument("source", type=Path, metavar="PATH",
-                           help="LeRobot dataset (a folder); MCAP file, rosbag2 folder, or a folder of them")
+    importing.add_argument(
+        "source",
+        type=Path,
+        metavar="PATH",
+        help="LeRobot dataset (a folder); MCAP file, rosbag2 folder, or a folder of them",
+    )
     importing.add_argument("--from", dest="format", choices=("lerobot", "mcap"), required=True, help="format of PATH")
-    importing.add_argument("--map", type=Path, metavar="FILE", required=True,
-                           help="mapping file, or a name in config/demos")
+    importing.add_argument(
+        "--map", type=Path, metavar="FILE", required=True, help="mapping file, or a name in config/demos"
+    )
     importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
     importing.add_argument("--processes", type=int, default=2, help="lerobot: processes that decode (default: 2)")
     export = command("export", "export demonstrations into another format")

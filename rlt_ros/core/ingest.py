@@ -24,9 +24,15 @@ class CameraIngest:
         refused: what was wrong -> pictures refused, besides those of wrong stamps.
     """
 
-    def __init__(self, shortest_ns: int, max_ahead_s: float = 0.1, freeze_s: float = 0.25, dark_level: int = 10,
-                 bright_level: int = 250) -> None:
-        """shortest_ns: pictures that follow a taken one sooner are left out. The others: as StampWatch, PictureWatch."""
+    def __init__(
+        self,
+        shortest_ns: int,
+        max_ahead_s: float = 0.1,
+        freeze_s: float = 0.25,
+        dark_level: int = 10,
+        bright_level: int = 250,
+    ) -> None:
+        """shortest_ns: pictures that follow a taken one sooner are left out. Others: as StampWatch, PictureWatch."""
         self.stamps = StampWatch(max_ahead_s)
         self.watch = PictureWatch(freeze_s, dark_level, bright_level)
         self.refused: Counter[str] = Counter()
@@ -62,8 +68,13 @@ class ProprioIngest:
         self.assembler = assembler
         self.clocks = {stream: ClockOffset(max_ahead_s) for stream in sorted(streams)}
 
-    def take(self, stream: str, ns: int, received_ns: int, add: Callable[[], None]) -> tuple[int, int, np.ndarray] | None:
-        """What ProprioAssembler.join gives after a message of ROS time `ns`, which `add` adds. StampError, ProprioError."""
+    def take(
+        self, stream: str, ns: int, received_ns: int, add: Callable[[], None]
+    ) -> tuple[int, int, np.ndarray] | None:
+        """What ProprioAssembler.join gives after a message of ROS time `ns`, which `add` adds.
+
+        Raises StampError, and ProprioError as the assembler does.
+        """
         if self.clocks[stream].note(ns, received_ns):
             self.assembler.restart()
         add()

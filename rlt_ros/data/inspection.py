@@ -114,14 +114,19 @@ class _Judge:
                   "images": images.ndim == 5 and images.shape[1] == len(task.cameras)}  # fmt: skip
         for name, fits in shapes.items():
             if not fits:
-                self.wrong("shape", f"{path}: {name} is {episode[name].shape}, which does not fit the task '{task.name}'")
+                self.wrong(
+                    "shape", f"{path}: {name} is {episode[name].shape}, which does not fit the task '{task.name}'"
+                )
                 return
         if not len(action) or not len(ticks):
             self.wrong("empty", f"{path}: {len(action)} steps and {len(ticks)} pictures; delete it")
             return
         if len(proprio) != len(action) or len(images) != len(ticks) or ticks[-1] >= len(action):
-            self.wrong("shape", f"{path}: {len(proprio)} readings, {len(action)} actions, {len(images)} pictures at"
-                                f" {len(ticks)} ticks until {ticks[-1]}; delete it")
+            self.wrong(
+                "shape",
+                f"{path}: {len(proprio)} readings, {len(action)} actions, {len(images)} pictures at"
+                f" {len(ticks)} ticks until {ticks[-1]}; delete it",
+            )
             return
         found.lengths.append(len(action))
         found.successes.append(bool(episode["success"]))
@@ -132,8 +137,11 @@ class _Judge:
         bad = np.argwhere(~np.isfinite(both))
         if len(bad):
             frame, i = (int(v) for v in bad[0])
-            self.wrong("not finite", f"{path}: frame {frame}: {found.names[i]} is {both[frame, i]}"
-                                     + (f", and {len(bad) - 1} more" if len(bad) > 1 else ""))
+            self.wrong(
+                "not finite",
+                f"{path}: frame {frame}: {found.names[i]} is {both[frame, i]}"
+                + (f", and {len(bad) - 1} more" if len(bad) > 1 else ""),
+            )
             return
         low, high = both.min(0), both.max(0)
         found.low = low if found.low is None else np.minimum(found.low, low)
@@ -141,15 +149,20 @@ class _Judge:
         over = np.argwhere(np.abs(action) > 1.0 + 1e-4)
         if len(over):
             frame, i = (int(v) for v in over[0])
-            self.wrong("over full action", f"{path}: frame {frame}: action {task.action_names[i]} is"
-                                           f" {action[frame, i]:.3g}, expected at most 1, and {len(over) - 1} more")
+            self.wrong(
+                "over full action",
+                f"{path}: frame {frame}: action {task.action_names[i]} is"
+                f" {action[frame, i]:.3g}, expected at most 1, and {len(over) - 1} more",
+            )
         full = (np.abs(action) >= _FULL).sum(0)
         found.full = full if found.full is None else found.full + full
         gap = np.diff(ticks)
         usual = np.median(gap) if len(gap) else 0
         for i in np.flatnonzero((gap > 1.5 * usual) | (gap <= 0))[:1]:
-            self.wrong("gap", f"{path}: frame {int(ticks[i])}: the next picture is {int(gap[i])} ticks later, usual are"
-                              f" {usual:.0f}")
+            self.wrong(
+                "gap",
+                f"{path}: frame {int(ticks[i])}: the next picture is {int(gap[i])} ticks later, usual are {usual:.0f}",
+            )
         self._steps(path, proprio, action)
         self._cameras(path, proprio, images, ticks)
         if keep:
@@ -181,19 +194,26 @@ class _Judge:
                 wrong = watch.judge(images[at, i], 1 + tick * period_ns)
                 if wrong and wrong not in said:
                     said.add(wrong)
-                    self.wrong(wrong, f"{path}: frame {tick}: camera '{camera}' is"
-                                      f" {'black' if wrong == 'dark' else 'blown out'}")
+                    self.wrong(
+                        wrong,
+                        f"{path}: frame {tick}: camera '{camera}' is {'black' if wrong == 'dark' else 'blown out'}",
+                    )
                 since = tick if watch.same_s == 0 else since
                 if watch.same_s > FROZEN_S and "frozen" not in said:
                     way = np.abs(proprio[since : tick + 1] - proprio[since]).max(0)
                     if (way[self._motion()] > _MOVED * self.moved[self._motion()]).any():
                         said.add("frozen")
-                        self.wrong("frozen camera", f"{path}: frame {since}: camera '{camera}' shows the same picture, bit"
-                                                    f" for bit, for more than {watch.same_s:.2f} s while the robot moves")
+                        self.wrong(
+                            "frozen camera",
+                            f"{path}: frame {since}: camera '{camera}' shows the same picture, bit"
+                            f" for bit, for more than {watch.same_s:.2f} s while the robot moves",
+                        )
 
     def _motion(self) -> np.ndarray:
         """Indices of the state that say where the robot is; all of it where no part says so."""
-        where = [np.full(key.size, key.key == "pose" or key.key.startswith("joint_position")) for key in self.task.state]
+        where = [
+            np.full(key.size, key.key == "pose" or key.key.startswith("joint_position")) for key in self.task.state
+        ]
         moves = np.concatenate(where)
         return np.flatnonzero(moves if moves.any() else np.ones_like(moves))
 
@@ -209,26 +229,37 @@ class _Judge:
             for path, size, frame in self.largest:
                 jumps = np.flatnonzero((size > np.maximum(_JUMP * usual, units)) & ~jumpy)
                 for i in jumps[:1]:
-                    self.wrong("jump", f"{path}: frame {int(frame[i])}: {found.names[i]} jumps by {size[i]:.3g} within a"
-                                       f" tick, usual are up to {usual[i]:.2g}")
+                    self.wrong(
+                        "jump",
+                        f"{path}: frame {int(frame[i])}: {found.names[i]} jumps by {size[i]:.3g} within a"
+                        f" tick, usual are up to {usual[i]:.2g}",
+                    )
         ticks = sum(found.lengths)
         for i, name in enumerate(task.action_names):
             part = found.full[i] / ticks
             if part > _OFTEN:
-                self.wrong("clipped actions", f"action {name} is at full action in {100 * part:.0f} % of the ticks: what"
-                                              " was done is cut off; look at action.scale of the task")
+                self.wrong(
+                    "clipped actions",
+                    f"action {name} is at full action in {100 * part:.0f} % of the ticks: what"
+                    " was done is cut off; look at action.scale of the task",
+                )
         largest = np.abs(np.stack([found.low, found.high])).max(0)
         top = largest[task.proprio_dim :].max()
         if 0 < top < 0.02:
-            self.wrong("unit", f"no action exceeds {100 * top:.2g} % of full action; look at action.unit and action.kind"
-                               " of the mapping, and action.scale of the task")
+            self.wrong(
+                "unit",
+                f"no action exceeds {100 * top:.2g} % of full action; look at action.unit and action.kind"
+                " of the mapping, and action.scale of the task",
+            )
         elif top == 0:
             self.wrong("unit", "all actions are zero; look at action in the mapping")
         self._units(largest)
         self._gains()
         if not any(found.successes):
-            self.wrong("no success", "no episode is a success, and only successes are trained on; look at success in the"
-                                     " mapping")
+            self.wrong(
+                "no success",
+                "no episode is a success, and only successes are trained on; look at success in the mapping",
+            )
         others = found.instructions - {task.instruction}
         if others and len(found.instructions) > 1:
             self.wrong("instructions", f"the episodes were told different things: {sorted(found.instructions)[:3]}")
@@ -240,12 +271,18 @@ class _Judge:
             limits, units = _PLAUSIBLE.get(key.key, ([np.inf] * key.size, []))
             for i in np.flatnonzero(values > np.array(limits))[:1]:
                 unit = units[int(i >= 3)]
-                self.wrong("unit", f"{self.found.names[at + i]} reaches {values[i]:.4g}; is it in {unit}? Expected SI and"
-                                   f" radians: say state.{key.key}.unit in the mapping")
+                self.wrong(
+                    "unit",
+                    f"{self.found.names[at + i]} reaches {values[i]:.4g}; is it in {unit}? Expected SI and"
+                    f" radians: say state.{key.key}.unit in the mapping",
+                )
             if key.key.startswith("joint_position"):
                 for i in np.flatnonzero(values > _JOINT_RAD)[:1]:
-                    self.wrong("unit", f"{self.found.names[at + i]} reaches {values[i]:.4g}; is it in degrees? Expected"
-                                       f" radians: say state.{key.key}.unit in the mapping")
+                    self.wrong(
+                        "unit",
+                        f"{self.found.names[at + i]} reaches {values[i]:.4g}; is it in degrees? Expected"
+                        f" radians: say state.{key.key}.unit in the mapping",
+                    )
             at += key.size
 
     def _gains(self) -> None:
@@ -257,20 +294,27 @@ class _Judge:
             gain = self.found.gains[name] = self.sums[0, i] / self.sums[1, i]
             if not _GAIN[0] <= gain <= _GAIN[1]:
                 why = "the sign is wrong" if gain < -_GAIN[0] else "a unit, the kind of action or the scale is wrong"
-                self.wrong("unit", f"action {name} moves {self.found.names[place]} by {gain:.3g} of what it says, expected"
-                                   f" about 1; {why}, or the two have nothing to do with each other")
+                self.wrong(
+                    "unit",
+                    f"action {name} moves {self.found.names[place]} by {gain:.3g} of what it says, expected"
+                    f" about 1; {why}, or the two have nothing to do with each other",
+                )
 
 
 def lines(found: Inspection) -> Iterator[str]:
     """What was found, for a terminal."""
     task, rate = found.task, found.task.rate
-    yield (f"{found.folder}: {len(found.lengths)} episodes, {sum(found.successes)} successful, {found.pictures} pictures,"
-           f" {sum(found.lengths) / rate / 60:.1f} min at {rate:g} Hz")
+    yield (
+        f"{found.folder}: {len(found.lengths)} episodes, {sum(found.successes)} successful, {found.pictures} pictures,"
+        f" {sum(found.lengths) / rate / 60:.1f} min at {rate:g} Hz"
+    )
     ended = [(n, c) for n, s, c in zip(found.lengths, found.successes, found.criticals, strict=True) if s]
     if ended:
         critical = [n - c for n, c in ended if c >= 0]
-        yield (f"median control steps: {np.median([n for n, _ in ended]):.0f} in all"
-               + (f", {np.median(critical):.0f} in the critical phase" if critical else "; no critical phase is marked"))
+        yield (
+            f"median control steps: {np.median([n for n, _ in ended]):.0f} in all"
+            + (f", {np.median(critical):.0f} in the critical phase" if critical else "; no critical phase is marked")
+        )
     for text in sorted(found.instructions):
         yield f"told: {text}"
     if found.low is not None and found.high is not None and found.full is not None:
@@ -315,5 +359,7 @@ def plot(found: Inspection, path: Path) -> None:
     for axis in axes.ravel():
         axis.set_visible(axis.has_data())
     text = [f"{finding.kind}: {finding.text}" for finding in found.findings[:6]] or ["nothing wrong was found"]
-    figure.suptitle(f"{found.folder}: {len(found.lengths)} episodes\n" + "\n".join(t[:60 * columns] for t in text), fontsize=8)
+    figure.suptitle(
+        f"{found.folder}: {len(found.lengths)} episodes\n" + "\n".join(t[: 60 * columns] for t in text), fontsize=8
+    )
     figure.savefig(path, dpi=100)

@@ -65,8 +65,10 @@ class Dataset:
         info = self._json(INFO)
         version = str(info.get("codebase_version", ""))
         if not version.startswith("v3."):
-            raise DemoError(f"{self.root / INFO}: codebase_version is {version!r}, expected {VERSION}; LeRobot converts"
-                            " older datasets: python -m lerobot.scripts.convert_dataset_v21_to_v30")
+            raise DemoError(
+                f"{self.root / INFO}: codebase_version is {version!r}, expected {VERSION}; LeRobot converts"
+                " older datasets: python -m lerobot.scripts.convert_dataset_v21_to_v30"
+            )
         try:
             self.fps = float(info["fps"])
             self.features: dict[str, dict] = dict(info["features"])
@@ -75,14 +77,18 @@ class Dataset:
         except (KeyError, TypeError, ValueError) as error:
             raise DemoError(f"{self.root / INFO}: {error!r}, expected fps and features with dtype and shape") from None
         if not (np.isfinite(self.fps) and self.fps > 0 and shapes):
-            raise DemoError(f"{self.root / INFO}: fps is {self.fps:g} with {len(shapes)} features, expected both above 0")
+            raise DemoError(
+                f"{self.root / INFO}: fps is {self.fps:g} with {len(shapes)} features, expected both above 0"
+            )
         self.stats = self._json(STATS) if (self.root / STATS).is_file() else {}
         self.tasks = self._tasks()
         self.episodes = self._episodes()
         total = info.get("total_episodes")
         if total is not None and total != len(self.episodes):
-            raise DemoError(f"{self.root / INFO}: total_episodes is {total}, but meta/episodes has"
-                            f" {len(self.episodes)}; a part of the dataset is missing: fetch it again")
+            raise DemoError(
+                f"{self.root / INFO}: total_episodes is {total}, but meta/episodes has"
+                f" {len(self.episodes)}; a part of the dataset is missing: fetch it again"
+            )
         self._open: tuple[Path, pq.ParquetFile, np.ndarray] | None = None
 
     def _json(self, name: str) -> dict:
@@ -100,13 +106,16 @@ class Dataset:
         try:
             return pq.read_table(path, columns=columns)
         except (pa.ArrowException, OSError) as error:
-            raise DemoError(f"{path}: cannot be read ({error}); it is missing, cut off or damaged: fetch it again"
-                            ) from None
+            raise DemoError(
+                f"{path}: cannot be read ({error}); it is missing, cut off or damaged: fetch it again"
+            ) from None
 
     def _tasks(self) -> dict[int, str]:
         path = self.root / TASKS
         table = self._table(path)
-        text = next((f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)), "")
+        text = next(
+            (f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)), ""
+        )
         if not text or "task_index" not in table.column_names:
             raise DemoError(f"{path}: has the columns {', '.join(table.column_names)}, expected task and task_index")
         return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
@@ -115,27 +124,47 @@ class Dataset:
         found = []
         files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         if not files:
-            raise DemoError(f"{self.root / 'meta/episodes'}: no episodes (chunk-*/file-*.parquet); the dataset is empty"
-                            " or not whole")
+            raise DemoError(
+                f"{self.root / 'meta/episodes'}: no episodes (chunk-*/file-*.parquet); the dataset is empty"
+                " or not whole"
+            )
         keys = [name for name, feature in self.features.items() if feature["dtype"] == "video"]
         for path in files:
             names = self._schema(path)
             rows = self._table(path, [name for name in names if not name.startswith("stats/")]).to_pylist()
             for row in rows:
                 try:
-                    videos = {key: (row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"],
-                                    float(row[f"videos/{key}/from_timestamp"]), float(row[f"videos/{key}/to_timestamp"]))
-                              for key in keys if row.get(f"videos/{key}/chunk_index") is not None}
-                    found.append(Episode(int(row["episode_index"]), int(row["length"]), tuple(row.get("tasks") or ()),
-                                         int(row["dataset_from_index"]),
-                                         (int(row["data/chunk_index"]), int(row["data/file_index"])), videos, str(path)))
+                    videos = {
+                        key: (
+                            row[f"videos/{key}/chunk_index"],
+                            row[f"videos/{key}/file_index"],
+                            float(row[f"videos/{key}/from_timestamp"]),
+                            float(row[f"videos/{key}/to_timestamp"]),
+                        )
+                        for key in keys
+                        if row.get(f"videos/{key}/chunk_index") is not None
+                    }
+                    found.append(
+                        Episode(
+                            int(row["episode_index"]),
+                            int(row["length"]),
+                            tuple(row.get("tasks") or ()),
+                            int(row["dataset_from_index"]),
+                            (int(row["data/chunk_index"]), int(row["data/file_index"])),
+                            videos,
+                            str(path),
+                        )
+                    )
                 except (KeyError, TypeError, ValueError) as error:
-                    raise DemoError(f"{path}: episode {row.get('episode_index')}: {error!r}; expected the columns of"
-                                    f" version {VERSION}") from None
+                    raise DemoError(
+                        f"{path}: episode {row.get('episode_index')}: {error!r}; expected the columns of"
+                        f" version {VERSION}"
+                    ) from None
         found.sort(key=lambda episode: episode.index)
         if [episode.index for episode in found] != list(range(len(found))):
-            raise DemoError(f"{self.root / 'meta/episodes'}: episode_index is not 0, 1, 2 ... ; files are missing or"
-                            " there twice")
+            raise DemoError(
+                f"{self.root / 'meta/episodes'}: episode_index is not 0, 1, 2 ... ; files are missing or there twice"
+            )
         return found
 
     def _schema(self, path: Path) -> list[str]:
@@ -146,8 +175,9 @@ class Dataset:
 
     def data_path(self, episode: Episode) -> Path:
         chunk, file = episode.data
-        return self.root / self._data.format(chunk_index=chunk, file_index=file, episode_chunk=chunk,
-                                             episode_index=episode.index)
+        return self.root / self._data.format(
+            chunk_index=chunk, file_index=file, episode_chunk=chunk, episode_index=episode.index
+        )
 
     def video_path(self, episode: Episode, key: str) -> Path:
         chunk, file = episode.videos[key][:2]
@@ -167,9 +197,11 @@ class Dataset:
             _, file, index = self._open
             rows = np.flatnonzero(index == episode.index)
             if len(rows) != episode.length or (len(rows) and rows[-1] - rows[0] + 1 != len(rows)):
-                raise DemoError(f"{path}: episode {episode.index}, frame {min(len(rows), episode.length)}: the file has"
-                                f" {len(rows)} frames of it, {episode.where} says {episode.length}; one of them is cut"
-                                " off or damaged")
+                raise DemoError(
+                    f"{path}: episode {episode.index}, frame {min(len(rows), episode.length)}: the file has"
+                    f" {len(rows)} frames of it, {episode.where} says {episode.length}; one of them is cut"
+                    " off or damaged"
+                )
             groups, start, end, before = [], int(rows[0]), int(rows[-1]) + 1, 0
             skipped = 0
             for group in range(file.num_row_groups):
@@ -181,8 +213,10 @@ class Dataset:
                 before += size
             return file.read_row_groups(groups, columns=list(columns)).slice(start - skipped, end - start)
         except (pa.ArrowException, OSError) as error:
-            raise DemoError(f"{path}: episode {episode.index}, frame 0: cannot be read ({error}); the file is missing,"
-                            " cut off or damaged: fetch it again") from None
+            raise DemoError(
+                f"{path}: episode {episode.index}, frame 0: cannot be read ({error}); the file is missing,"
+                " cut off or damaged: fetch it again"
+            ) from None
 
     def numbers(self, episode: Episode, features: Sequence[str]) -> dict[str, np.ndarray]:
         """Feature -> its values float64 [frames, size] and `timestamp` [frames, 1], finite and in their order."""
@@ -192,26 +226,35 @@ class Dataset:
         for name in names:
             column = table[name].combine_chunks()
             size = int(np.prod(self.features[name]["shape"])) if name in self.features else 1
-            while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or (
-                    pa.types.is_large_list(column.type)):
+            while (
+                pa.types.is_list(column.type)
+                or pa.types.is_fixed_size_list(column.type)
+                or (pa.types.is_large_list(column.type))
+            ):
                 column = column.flatten()
             values = column.to_numpy(zero_copy_only=False).astype(np.float64)
             if len(values) != size * episode.length:
-                raise DemoError(f"{where} 0: {name} has {len(values)} numbers for {episode.length} frames, info.json"
-                                f" says {size} a frame")
+                raise DemoError(
+                    f"{where} 0: {name} has {len(values)} numbers for {episode.length} frames, info.json"
+                    f" says {size} a frame"
+                )
             values = values.reshape(episode.length, size)
             bad = np.argwhere(~np.isfinite(values))
             if len(bad):
                 frame, i = (int(v) for v in bad[0])
-                raise DemoError(f"{where} {frame}: {name}[{i}]{self._called(name, i)} is {values[frame, i]}, expected a"
-                                f" finite number; mend it, or leave the episode out with skip: [{episode.index}]")
+                raise DemoError(
+                    f"{where} {frame}: {name}[{i}]{self._called(name, i)} is {values[frame, i]}, expected a"
+                    f" finite number; mend it, or leave the episode out with skip: [{episode.index}]"
+                )
             out[name] = values
         off = np.abs(out["timestamp"][:, 0] - np.arange(episode.length) / self.fps)
         if len(off) and off.max() > 0.5 / self.fps:
             frame = int(np.argmax(off > 0.5 / self.fps))
-            raise DemoError(f"{where} {frame}: timestamp is {out['timestamp'][frame, 0]:.4f} s, expected"
-                            f" {frame / self.fps:.4f} s at {self.fps:g} frames a second; frames were dropped, or fps in"
-                            " meta/info.json is wrong")
+            raise DemoError(
+                f"{where} {frame}: timestamp is {out['timestamp'][frame, 0]:.4f} s, expected"
+                f" {frame / self.fps:.4f} s at {self.fps:g} frames a second; frames were dropped, or fps in"
+                " meta/info.json is wrong"
+            )
         return out
 
     def names(self, feature: str) -> list[str]:
@@ -225,8 +268,9 @@ class Dataset:
         names = self.names(feature) if feature in self.features else []
         return f" ({names[i]})" if i < len(names) else ""
 
-    def pictures(self, episode: Episode, key: str, frames: np.ndarray, stamps_s: np.ndarray, size: int,
-                 crop: Sequence[int]) -> Iterator[np.ndarray]:
+    def pictures(
+        self, episode: Episode, key: str, frames: np.ndarray, stamps_s: np.ndarray, size: int, crop: Sequence[int]
+    ) -> Iterator[np.ndarray]:
         """Pictures uint8 [size, size, 3] of these frames, cut and shrunk as camera_node does."""
         if self.features[key]["dtype"] == "image":
             yield from self._stored_pictures(episode, key, frames, size, crop)
@@ -234,16 +278,22 @@ class Dataset:
         from rlt_ros.data.video import Video, VideoError
 
         if key not in episode.videos:
-            raise DemoError(f"{episode.where}: episode {episode.index}, frame 0: no video of {key!r}; the camera is"
-                            f" missing in this episode: leave it out with skip: [{episode.index}]")
+            raise DemoError(
+                f"{episode.where}: episode {episode.index}, frame 0: no video of {key!r}; the camera is"
+                f" missing in this episode: leave it out with skip: [{episode.index}]"
+            )
         path, (_, _, begin, end) = self.video_path(episode, key), episode.videos[key]
         if not path.is_file():
-            raise DemoError(f"{path}: episode {episode.index}, frame 0: the file is not there; fetch it, or map the"
-                            " camera to another feature")
+            raise DemoError(
+                f"{path}: episode {episode.index}, frame 0: the file is not there; fetch it, or map the"
+                " camera to another feature"
+            )
         if abs((end - begin) * self.fps - episode.length) > 1.0:
-            raise DemoError(f"{episode.where}: episode {episode.index}, frame 0: {key} lasts from {begin:.3f} to"
-                            f" {end:.3f} s, which is {(end - begin) * self.fps:.1f} frames, but the episode has"
-                            f" {episode.length}")
+            raise DemoError(
+                f"{episode.where}: episode {episode.index}, frame 0: {key} lasts from {begin:.3f} to"
+                f" {end:.3f} s, which is {(end - begin) * self.fps:.1f} frames, but the episode has"
+                f" {episode.length}"
+            )
         try:
             video = Video(path)
         except VideoError as error:
@@ -260,8 +310,9 @@ class Dataset:
         finally:
             video.close()
 
-    def _stored_pictures(self, episode: Episode, key: str, frames: np.ndarray, size: int,
-                         crop: Sequence[int]) -> Iterator[np.ndarray]:
+    def _stored_pictures(
+        self, episode: Episode, key: str, frames: np.ndarray, size: int, crop: Sequence[int]
+    ) -> Iterator[np.ndarray]:
         column = self.rows(episode, [key])[key]
         for frame in frames.tolist():
             value = column[frame].as_py()
@@ -300,8 +351,13 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-def import_lerobot(source: Path, mapping: Mapping, out: Path, processes: int = 1,
-                   progress: Callable[[str, int, int], None] = lambda what, done, total: None) -> Summary:
+def import_lerobot(
+    source: Path,
+    mapping: Mapping,
+    out: Path,
+    processes: int = 1,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Summary:
     """Import a dataset into the new folder `out`; it is there whole or, after any error, not at all.
 
     The numbers of all episodes are looked at before the first picture.  DemoError, ValueError.
@@ -326,8 +382,9 @@ def import_lerobot(source: Path, mapping: Mapping, out: Path, processes: int = 1
             raise DemoError(
                 f"{dataset.data_path(dataset.episodes[worst[1]])}: episode {worst[1]}, frame {worst[2]}: action"
                 f" '{mapping.task.action_names[worst[3]]}' is {worst[0]:.3g} of full action, and"
-                f" {100 * over / count:.1f} % of all are over 1, more than max_clipped ({100 * mapping.max_clipped:g} %);"
-                " look at action.unit and action.kind in the mapping and at action.scale of the task")
+                f" {100 * over / count:.1f} % of all are over 1, more than max_clipped ({mapping.max_clipped:.0%})"
+                "; look at action.unit and action.kind in the mapping and at action.scale of the task"
+            )
         if mapping.check_statistics and len(chosen) == len(dataset.episodes):
             statistics.check(dataset)
         summary.notes = importer.notes(over, count)
@@ -367,14 +424,18 @@ class Importer:
         self.info = dataset.root / INFO
         self.same_rate = abs(dataset.fps - self.task.rate) < 1e-6 * self.task.rate
         if mapping.kind == "normalised" and not self.same_rate:
-            raise DemoError(f"{self.info}: fps is {dataset.fps:g} and the task '{self.task.name}' has a rate of"
-                            f" {self.task.rate:g}, but action.kind is normalised, which says nothing at another rate;"
-                            " say what the actions are: delta, velocity or position, with their unit")
+            raise DemoError(
+                f"{self.info}: fps is {dataset.fps:g} and the task '{self.task.name}' has a rate of"
+                f" {self.task.rate:g}, but action.kind is normalised, which says nothing at another rate;"
+                " say what the actions are: delta, velocity or position, with their unit"
+            )
         for camera, source in mapping.cameras.items():
             feature = self._feature(source.source, f"cameras.{camera}")
             if feature["dtype"] not in _CAMERA:
-                raise DemoError(f"{self.info}: {source.source} has dtype {feature['dtype']}, expected video or image for"
-                                f" the camera '{camera}'")
+                raise DemoError(
+                    f"{self.info}: {source.source} has dtype {feature['dtype']}, expected video or image for"
+                    f" the camera '{camera}'"
+                )
             if (feature.get("info") or {}).get("is_depth_map"):
                 raise DemoError(f"{self.info}: {source.source} is a depth map, expected colours for '{camera}'")
         self.columns: dict[str, np.ndarray] = {}
@@ -391,8 +452,10 @@ class Importer:
 
     def _feature(self, name: str, where: str) -> dict:
         if name not in self.dataset.features:
-            raise DemoError(f"{self.info}: no feature {name!r}, which {where} in {self.mapping.path} names; there are:"
-                            f" {', '.join(self.dataset.features)}")
+            raise DemoError(
+                f"{self.info}: no feature {name!r}, which {where} in {self.mapping.path} names; there are:"
+                f" {', '.join(self.dataset.features)}"
+            )
         return self.dataset.features[name]
 
     def _columns(self, where: str, part: Part, sizes: tuple[int, ...], by_name: bool) -> np.ndarray:
@@ -411,29 +474,41 @@ class Importer:
             columns.append(entry)
         if len(columns) not in sizes:
             what = ", ".join(self.task.action_names) if where == "action" else "values"
-            raise DemoError(f"{self.info}: {has}, but {where} of the task '{self.task.name}' wants"
-                            f" {' or '.join(map(str, sizes))} ({what}): another "
-                            f"{'action' if where == 'action' else 'state'} space; pick the values that fit, if there are"
-                            " any, or write a task file for this robot")
+            raise DemoError(
+                f"{self.info}: {has}, but {where} of the task '{self.task.name}' wants"
+                f" {' or '.join(map(str, sizes))} ({what}): another "
+                f"{'action' if where == 'action' else 'state'} space; pick the values that fit, if there are"
+                " any, or write a task file for this robot"
+            )
         return np.array(columns)
 
     def chosen(self) -> list[Episode]:
         """The episodes that the mapping wants; DemoError for an empty one, or when none is left."""
         if unknown := [number for number in self.mapping.skip if not 0 <= number < len(self.dataset.episodes)]:
-            raise DemoError(f"mapping {self.mapping.path}: skip has {unknown[0]}, the dataset has the episodes 0 to"
-                            f" {len(self.dataset.episodes) - 1}")
+            raise DemoError(
+                f"mapping {self.mapping.path}: skip has {unknown[0]}, the dataset has the episodes 0 to"
+                f" {len(self.dataset.episodes) - 1}"
+            )
         known = set(self.dataset.tasks.values())
         if missing := [text for text in self.mapping.tasks if text not in known]:
             raise DemoError(f"{self.dataset.root / TASKS}: no task {missing[0]!r}; there are: {sorted(known)}")
-        chosen = [episode for episode in self.dataset.episodes if episode.index not in self.mapping.skip
-                  and (not self.mapping.tasks or set(episode.tasks) & set(self.mapping.tasks))]
+        chosen = [
+            episode
+            for episode in self.dataset.episodes
+            if episode.index not in self.mapping.skip
+            and (not self.mapping.tasks or set(episode.tasks) & set(self.mapping.tasks))
+        ]
         for episode in chosen:
             if episode.length < 2:
-                raise DemoError(f"{episode.where}: episode {episode.index}, frame 0: the episode has {episode.length}"
-                                f" frames, expected at least 2; leave it out with skip: [{episode.index}]")
+                raise DemoError(
+                    f"{episode.where}: episode {episode.index}, frame 0: the episode has {episode.length}"
+                    f" frames, expected at least 2; leave it out with skip: [{episode.index}]"
+                )
         if not chosen:
-            raise DemoError(f"{self.dataset.root}: no episode is left of {len(self.dataset.episodes)}; look at skip and"
-                            f" tasks in {self.mapping.path}")
+            raise DemoError(
+                f"{self.dataset.root}: no episode is left of {len(self.dataset.episodes)}; look at skip and"
+                f" tasks in {self.mapping.path}"
+            )
         return chosen
 
     def numbers(self, episode: Episode, found: dict[str, np.ndarray] | None = None) -> Numbers:
@@ -462,13 +537,17 @@ class Importer:
             instruction=np.asarray(episode.tasks[0] if episode.tasks else task.instruction),
         )  # fmt: skip
         worst = float(size[tick, which]), int(frames[tick]), int(which)
-        return Numbers(frames[at], found["timestamp"][:, 0], rest, int(np.count_nonzero(size > 1 + 1e-4)), size.size, worst)
+        return Numbers(
+            frames[at], found["timestamp"][:, 0], rest, int(np.count_nonzero(size > 1 + 1e-4)), size.size, worst
+        )
 
     def _joined(self, found: dict[str, np.ndarray], where: str) -> tuple[int, np.ndarray]:
         """(first frame, proprioception [frames from it on, P]), through what joins it live."""
         assembler, mapping = self.mapping.assembler(), self.mapping
-        parts = {part: (found[source.source][:, self.columns[part]] * np.array(source.factor)).tolist()
-                 for part, source in mapping.state.items()}
+        parts = {
+            part: (found[source.source][:, self.columns[part]] * np.array(source.factor)).tolist()
+            for part, source in mapping.state.items()
+        }
         first, rows = -1, []
         for frame in range(len(found["timestamp"])):
             ns = round(frame / self.dataset.fps * 1e9)
@@ -492,8 +571,10 @@ class Importer:
                 first = frame if first < 0 else first
                 rows.append(joined[2])
         if len(rows) < 2 or first + len(rows) != len(found["timestamp"]):
-            raise DemoError(f"{where} {max(first, 0)}: the parts of the state never come together; waiting for"
-                            f" {assembler.waiting_for()}")
+            raise DemoError(
+                f"{where} {max(first, 0)}: the parts of the state never come together; waiting for"
+                f" {assembler.waiting_for()}"
+            )
         return first, np.stack(rows)
 
     @staticmethod
@@ -512,8 +593,10 @@ class Importer:
     def write(self, episode: Episode, folder: Path) -> None:
         """An episode with its pictures into the folder. DemoError."""
         mapping, numbers = self.mapping, self.numbers(episode)
-        streams = [self.dataset.pictures(episode, c.source, numbers.frames, numbers.stamps_s, mapping.size, c.crop)
-                   for c in mapping.cameras.values()]
+        streams = [
+            self.dataset.pictures(episode, c.source, numbers.frames, numbers.stamps_s, mapping.size, c.crop)
+            for c in mapping.cameras.values()
+        ]
         images = (np.stack(shots) for shots in zip(*streams, strict=True))
         demos.save(folder / f"episode_{episode.index:06d}.npz", images, len(numbers.frames), **numbers.rest)
 
@@ -521,16 +604,21 @@ class Importer:
         """What a person should know of the import."""
         task, notes = self.task, []
         if not self.same_rate:
-            notes.append(f"resampled from {self.dataset.fps:g} to {task.rate:g} Hz: state and targets linearly, pictures"
-                         " and other actions by the newest frame")
+            notes.append(
+                f"resampled from {self.dataset.fps:g} to {task.rate:g} Hz: state and targets linearly, pictures"
+                " and other actions by the newest frame"
+            )
         if over:
             notes.append(f"{100 * over / count:.2g} % of the actions were over full action and are clipped")
         if not self.dataset.stats:
             notes.append(f"{STATS} is not there: nothing was compared with it")
         others = sorted({text for episode in self.chosen() for text in episode.tasks} - {task.instruction})
         if others:
-            notes.append(f"the episodes say {others[0]!r}" + (f" and {len(others) - 1} others" if len(others) > 1 else "")
-                         + f", the task '{task.name}' says {task.instruction!r}, which is what a VLA will be told")
+            notes.append(
+                f"the episodes say {others[0]!r}"
+                + (f" and {len(others) - 1} others" if len(others) > 1 else "")
+                + f", the task '{task.name}' says {task.instruction!r}, which is what a VLA will be told"
+            )
         return notes
 
 
@@ -588,6 +676,8 @@ class _Statistics:
                 else:
                     episode, frame = (int(v) for v in self._at[name][at][:, i])
                     place = f"episode {episode}, frame {frame}"
-                raise DemoError(f"{path}: {name}[{i}]: {key} is {stated[i]:.6g}, but the data have {values[i]:.6g}"
-                                f" ({place}); the statistics are wrong or episodes are missing: compute them again, or"
-                                " say check_statistics: false in the mapping (they are not used)")
+                raise DemoError(
+                    f"{path}: {name}[{i}]: {key} is {stated[i]:.6g}, but the data have {values[i]:.6g}"
+                    f" ({place}); the statistics are wrong or episodes are missing: compute them again, or"
+                    " say check_statistics: false in the mapping (they are not used)"
+                )

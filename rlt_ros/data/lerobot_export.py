@@ -47,7 +47,8 @@ class _PictureStats:
         mean = (self.counts * shades).sum(1) / total[:, 0]
         std = np.sqrt((self.counts * (shades - mean[:, None]) ** 2).sum(1) / total[:, 0])
         summed = self.counts.cumsum(1) / total
-        found = {"min": [shades[row > 0][0] for row in self.counts], "max": [shades[row > 0][-1] for row in self.counts],
+        found = {"min": [shades[row > 0][0] for row in self.counts],
+                 "max": [shades[row > 0][-1] for row in self.counts],
                  "mean": mean, "std": std}  # fmt: skip
         found |= {name: [shades[np.searchsorted(row, q)] for row in summed] for name, q in QUANTILES.items()}
         return {name: [[[float(v)]] for v in values] for name, values in found.items()} | {"count": [self.pictures]}
@@ -97,8 +98,12 @@ def features_of(task: Task, size: int) -> dict[str, dict]:
         _ACTION: {"dtype": "float32", "shape": [task.action_dim], "names": list(task.action_names)},
     }
     for camera in task.cameras:
-        out[f"observation.images.{camera}"] = {"dtype": "video", "shape": [size, size, 3],
-                                               "names": ["height", "width", "channels"], "info": video}
+        out[f"observation.images.{camera}"] = {
+            "dtype": "video",
+            "shape": [size, size, 3],
+            "names": ["height", "width", "channels"],
+            "info": video,
+        }
     for name in (_SUCCESS, _CRITICAL):
         out[name] = {"dtype": "bool", "shape": [1], "names": None}
     return out | {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _INDEX.items()}
@@ -116,9 +121,14 @@ def mapping_of(task: Task, task_reference: str, size: int, every: int) -> dict:
             "critical": {"from": _CRITICAL}}  # fmt: skip
 
 
-def export_lerobot(source: Path, task: Task, task_reference: str, out: Path,
-                   progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, int]:
-    """Write the demonstrations of a folder into the new folder `out`; it is there whole or, after any error, not at all.
+def export_lerobot(
+    source: Path,
+    task: Task,
+    task_reference: str,
+    out: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, int]:
+    """Write the demonstrations of a folder into the new folder `out`; it is there whole or, after an error, not at all.
 
     task_reference: the task's name or file, for the mapping.  Returns totals of episodes and frames.  ValueError.
     """
@@ -164,8 +174,10 @@ class _Writer:
         shapes = (self.task.proprio_dim, self.task.action_dim, (len(self.task.cameras), self.size, self.size, 3))
         has = (episode["proprio"].shape[1:], episode["action"].shape[1:], images.shape[1:])
         if has != ((shapes[0],), (shapes[1],), shapes[2]) or len(episode["proprio"]) != steps or not steps:
-            raise DemoError(f"{path}: {steps} steps with proprioception, action and pictures of {has}, expected {shapes}"
-                            f" of the task '{self.task.name}'; is it the right --task?")
+            raise DemoError(
+                f"{path}: {steps} steps with proprioception, action and pictures of {has}, expected {shapes}"
+                f" of the task '{self.task.name}'; is it the right --task?"
+            )
         for name in ("proprio", "action"):
             bad = np.argwhere(~np.isfinite(episode[name]))
             if len(bad):
@@ -199,8 +211,12 @@ class _Writer:
         self.frames += steps
 
     def _save_data(self, columns: dict[str, np.ndarray]) -> dict[str, int]:
-        table = pa.table({name: _column(values, self.features[name]["dtype"], int(np.prod(self.features[name]["shape"])))
-                          for name, values in columns.items()})
+        table = pa.table(
+            {
+                name: _column(values, self.features[name]["dtype"], int(np.prod(self.features[name]["shape"])))
+                for name, values in columns.items()
+            }
+        )
         if self.parquet is None:
             path = self.root / DATA.format(**self.data.at)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,8 +276,10 @@ class _Writer:
         """LeRobot reads this table with pandas, with the texts as its index, which is what the metadata say."""
         table = pa.table({"task_index": pa.array(list(self.tasks.values()), pa.int64()), "task": list(self.tasks)})
         kinds = (("task_index", "int64", "int64"), ("task", "unicode", "object"))
-        columns = [{"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
-                   for name, kind, numpy in kinds]
+        columns = [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+            for name, kind, numpy in kinds
+        ]
         pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0",
                   "creator": {"library": "rlt_ros", "version": "0"}}  # fmt: skip
         pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), self.root / TASKS)

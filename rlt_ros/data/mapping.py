@@ -85,8 +85,11 @@ class Mapping:
 
     def assembler(self) -> ProprioAssembler:
         """What joins the readings, as proprio_node's does."""
-        joints = {part: [str(name) for name in found.pick] for part, found in self.state.items()
-                  if part not in SIZES and found.pick}
+        joints = {
+            part: [str(name) for name in found.pick]
+            for part, found in self.state.items()
+            if part not in SIZES and found.pick
+        }
         return ProprioAssembler([(key.key, key.size) for key in self.task.state], joints, self.derive_twist)
 
     @property
@@ -161,11 +164,17 @@ class _Reader:
         parts = [key.key for key in task.state]
         self.same("state", raw["state"], parts, task)
         derived = raw["state"].get("twist") == "derived"
-        state = {part: self.part(f"state.{part}.", raw["state"][part], (1, key.size) if part != "pose" else (1, 4, 7))
-                 for part, key in zip(parts, task.state, strict=True) if not (part == "twist" and derived)}
-        action = self.take(raw["action"], "action.",
-                           {"from": (str,), "kind": (str,), "pick": (list,), "unit": (str, float, list)},
-                           ("from", "kind"))
+        state = {
+            part: self.part(f"state.{part}.", raw["state"][part], (1, key.size) if part != "pose" else (1, 4, 7))
+            for part, key in zip(parts, task.state, strict=True)
+            if not (part == "twist" and derived)
+        }
+        action = self.take(
+            raw["action"],
+            "action.",
+            {"from": (str,), "kind": (str,), "pick": (list,), "unit": (str, float, list)},
+            ("from", "kind"),
+        )
         if action["kind"] not in KINDS:
             raise self.wrong(f"'action.kind' is {action['kind']!r}, expected one of: {', '.join(KINDS)}")
         if action["kind"] == "normalised" and "unit" in action:
@@ -211,8 +220,9 @@ class _Reader:
         for unit in units if isinstance(units, list) else [units]:
             number = isinstance(unit, (int, float)) and not isinstance(unit, bool)
             if not number and unit not in UNITS:
-                raise self.wrong(f"'{where}unit' has {unit!r}, expected a number (what one is in SI) or one of:"
-                                 f" {', '.join(UNITS)}")
+                raise self.wrong(
+                    f"'{where}unit' has {unit!r}, expected a number (what one is in SI) or one of: {', '.join(UNITS)}"
+                )
             factors.append(float(unit) if number else UNITS[unit])
         for what, count in (("unit", len(factors)), ("pick", len(raw.get("pick", [])))):
             if count and count not in sizes and (what, count) != ("unit", 1):
@@ -225,8 +235,10 @@ class _Reader:
         kinds = {"from": (str,), "above": (float,)} | ({"before_end": (float,)} if where == "critical" else {})
         raw = self.take(raw, f"{where}.", kinds)
         if ("from" in raw) == ("before_end" in raw):
-            raise self.wrong(f"'{where}' is {raw}, expected true, false, {{from: FEATURE, above: NUMBER}}"
-                             + (" or {before_end: SECONDS}" if where == "critical" else ""))
+            raise self.wrong(
+                f"'{where}' is {raw}, expected true, false, {{from: FEATURE, above: NUMBER}}"
+                + (" or {before_end: SECONDS}" if where == "critical" else "")
+            )
         return When(source=raw.get("from", ""), above=raw.get("above", 0.5), before_end_s=raw.get("before_end"))
 
 

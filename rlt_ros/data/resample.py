@@ -27,8 +27,15 @@ def wrapped(differences: np.ndarray) -> np.ndarray:
     return (differences + np.pi) % (2 * np.pi) - np.pi
 
 
-def actions(at_s: np.ndarray, times_s: np.ndarray, values: np.ndarray, kind: str, scale: np.ndarray,
-            names: tuple[str, ...], frame_s: float | None = None) -> np.ndarray:
+def actions(
+    at_s: np.ndarray,
+    times_s: np.ndarray,
+    values: np.ndarray,
+    kind: str,
+    scale: np.ndarray,
+    names: tuple[str, ...],
+    frame_s: float | None = None,
+) -> np.ndarray:
     """Normalised actions float32 [T, A] at ticks of times [T] from a recording's, [F, A] of times [F], SI.
 
     kind: `normalised` (as they are), `delta` (a frame of `frame_s`), `velocity`, or `position`: targets, of which a
@@ -37,8 +44,13 @@ def actions(at_s: np.ndarray, times_s: np.ndarray, values: np.ndarray, kind: str
     period_s = (at_s[1] - at_s[0]) if len(at_s) > 1 else 1.0
     if kind == "position":
         turns = np.array([name == "yaw" for name in names])
-        targets = np.stack([np.interp(at_s, times_s, np.unwrap(c) if turns[i] else c)
-                            for i, c in enumerate(values.T.astype(np.float64))], 1)
+        targets = np.stack(
+            [
+                np.interp(at_s, times_s, np.unwrap(c) if turns[i] else c)
+                for i, c in enumerate(values.T.astype(np.float64))
+            ],
+            1,
+        )
         steps = np.diff(targets, axis=0, prepend=targets[:1])
         return (steps / scale).astype(np.float32)
     held = values[newest(at_s, times_s)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -33,7 +34,9 @@ class Video:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
         except (av.FFmpegError, IndexError, OSError) as error:
-            raise VideoError(f"the video does not open ({error}); it is cut off or damaged: fetch it again", 0) from None
+            raise VideoError(
+                f"the video does not open ({error}); it is cut off or damaged: fetch it again", 0
+            ) from None
         self.width, self.height = self._stream.codec_context.width, self._stream.codec_context.height
         self._stream.codec_context.thread_count = 1  # episodes are read side by side; a frame in flight delays a jump
         self._grouped = self._stream.codec_context.codec.canonical_name in _GROUPED
@@ -53,8 +56,10 @@ class Video:
                 picture = None
                 while at < len(times) and times[at] <= seconds + tolerance_s:
                     if times[at] < seconds - tolerance_s:
-                        raise VideoError(f"the video has no picture at {times[at]:.4f} s, the next is at {seconds:.4f}"
-                                         " s; it was cut or its frames were dropped", at)
+                        raise VideoError(
+                            f"the video has no picture at {times[at]:.4f} s; it was cut or frames were dropped",
+                            at,
+                        )
                     if picture is None:
                         picture = frame.to_ndarray(format="rgb24")
                     at += 1
@@ -62,8 +67,9 @@ class Video:
                 if at == len(times):
                     return
         except (av.FFmpegError, OSError) as error:
-            raise VideoError(f"the video cannot be decoded after {times[at]:.4f} s ({error}); it is damaged: fetch it"
-                             " again", at) from None
+            raise VideoError(
+                f"the video cannot be decoded after {times[at]:.4f} s ({error}); it is damaged: fetch it again", at
+            ) from None
         if at < len(times):
             raise VideoError(f"the video ends before {times[at]:.4f} s; it is cut off: fetch it again", at)
 
@@ -91,6 +97,9 @@ class Video:
                     fresh = True
                 continue
             fresh = False
+            if self._grouped and stamps == sorted(stamps):  # nothing after the last wanted one is needed for it
+                last = times[bisect_right(times, stamps[-1] + tolerance_s) - 1]
+                group = [packet for packet, stamp in zip(group, stamps, strict=True) if stamp <= last + tolerance_s]
             for packet in group:
                 yield from self._decoded(packet)
         if not fresh:

@@ -66,8 +66,10 @@ def recordings(source: Path) -> list[Recording]:
     found = bags + [Recording(path, (path,)) for path in sorted(source.glob("*.mcap"))]
     if not found:
         older = next(source.glob("**/*.db3"), None) if source.is_dir() else None
-        raise DemoError(f"{source}: no recordings (*.mcap, or folders with metadata.yaml)"
-                        + (f"; {older.name} is SQLite: `ros2 bag convert` makes MCAP of it" if older else ""))
+        raise DemoError(
+            f"{source}: no recordings (*.mcap, or folders with metadata.yaml)"
+            + (f"; {older.name} is SQLite: `ros2 bag convert` makes MCAP of it" if older else "")
+        )
     return found
 
 
@@ -86,8 +88,9 @@ def _bag(folder: Path) -> Recording:
     return Recording(folder, files)
 
 
-def import_mcap(source: Path, mapping: Mapping, out: Path,
-                progress: Callable[[int, int], None] = lambda done, total: None) -> tuple[int, list[str]]:
+def import_mcap(
+    source: Path, mapping: Mapping, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[int, list[str]]:
     """Import recordings into the new folder `out`; it is there whole or, after any error, not at all.
 
     Returns the number of episodes, and what a person should know.  DemoError, ValueError.
@@ -114,20 +117,25 @@ def _fits(mapping: Mapping) -> None:
     """DemoError when a mapping says what only a LeRobot dataset can have."""
     where = f"mapping {mapping.path}"
     if mapping.kind == "delta":
-        raise DemoError(f"{where}: action.kind is delta, expected velocity, position or normalised for messages, which"
-                        " have no frames")
+        raise DemoError(
+            f"{where}: action.kind is delta, expected velocity, position or normalised for messages, which"
+            " have no frames"
+        )
     if mapping.tasks:
         raise DemoError(f"{where}: tasks chooses episodes of a LeRobot dataset; recordings have no task strings")
     for part, source in mapping.state.items():
         if source.factor != (1.0,):
-            raise DemoError(f"{where}: state.{part}.unit: messages are taken as the nodes take them, in SI; mend the"
-                            " driver")
+            raise DemoError(
+                f"{where}: state.{part}.unit: messages are taken as the nodes take them, in SI; mend the driver"
+            )
     topics: dict[str, str] = {}
     for part, source in mapping.state.items():
         stream = mapping.assembler().stream_of(part)
         if topics.setdefault(stream, source.source) != source.source:
-            raise DemoError(f"{where}: state.{part} comes from {source.source}, but others of {stream} from"
-                            f" {topics[stream]}; one topic is listened to, as live")
+            raise DemoError(
+                f"{where}: state.{part} comes from {source.source}, but others of {stream} from"
+                f" {topics[stream]}; one topic is listened to, as live"
+            )
 
 
 @dataclass
@@ -146,8 +154,10 @@ class Episode:
         self.mapping, self.task, self.recording = mapping, mapping.task, recording
         self.clock = ControlClock(self.task.rate)
         shortest_ns = self.clock.period_ns // 2
-        self.cameras = {name: CameraIngest(shortest_ns, freeze_s=c.freeze_s, dark_level=c.dark_level,
-                                           bright_level=c.bright_level) for name, c in mapping.cameras.items()}
+        self.cameras = {
+            name: CameraIngest(shortest_ns, freeze_s=c.freeze_s, dark_level=c.dark_level, bright_level=c.bright_level)
+            for name, c in mapping.cameras.items()
+        }
         # camera -> multiple of `every` -> newest picture until that tick
         self.pictures: dict[str, dict[int, tuple[int, np.ndarray]]] = {name: {} for name in mapping.cameras}
         assembler = mapping.assembler()
@@ -167,8 +177,10 @@ class Episode:
         seen = self._topics(set(uses))
         missing = [topic for topic in uses if topic not in seen]
         if missing:
-            raise self.wrong(f"no messages on {missing[0]}, which {self.mapping.path} names for {uses[missing[0]][0][0]};"
-                             f" there are: {', '.join(sorted(seen))}")
+            raise self.wrong(
+                f"no messages on {missing[0]}, which {self.mapping.path} names for {uses[missing[0]][0][0]};"
+                f" there are: {', '.join(sorted(seen))}"
+            )
         begin_ns = 0
         counts: Counter[str] = Counter()
         for topic, kind, log_ns, data in self._messages(uses):
@@ -178,7 +190,9 @@ class Episode:
             try:
                 msg = deserialize_message(data, kind)
             except Exception as error:  # whatever rclpy makes of bytes that are no such message
-                raise self.wrong(f"is no {kind.__name__} ({error}); the file is damaged or of another version") from None
+                raise self.wrong(
+                    f"is no {kind.__name__} ({error}); the file is damaged or of another version"
+                ) from None
             ns = stamp_ns(msg.header.stamp) if hasattr(msg, "header") else log_ns
             for what, take in uses[topic]:
                 try:
@@ -223,8 +237,9 @@ class Episode:
 
         def take(msg: Any, ns: int, received_ns: int) -> None:
             self._expect(msg, _STREAMS[stream])
-            joined = self.ingest.take(stream, ns, received_ns,
-                                      lambda: add_reading(assembler, stream, msg, self.clock.tick(ns), ns))
+            joined = self.ingest.take(
+                stream, ns, received_ns, lambda: add_reading(assembler, stream, msg, self.clock.tick(ns), ns)
+            )
             if joined is not None:
                 if self.joined and joined[0] <= self.joined[-1][0]:
                     raise self.wrong("the clock was set back within the recording; cut it there")
@@ -264,7 +279,9 @@ class Episode:
             raise self._another(len(values), ", ".join(has) or "numbers without names") from None
         chosen = chosen * np.array(mapping.action.factor)
         if not np.isfinite(chosen).all():
-            raise self.wrong(f"action: {chosen.tolist()} is not finite; cut the recording there, or leave it out by skip")
+            raise self.wrong(
+                f"action: {chosen.tolist()} is not finite; cut the recording there, or leave it out by skip"
+            )
         if self.action.stamps and ns < self.action.stamps[-1]:
             raise StampError("order", "older than the one before")
         self.action.stamps.append(ns)
@@ -272,13 +289,16 @@ class Episode:
 
     def _another(self, count: int, has: str) -> DemoError:
         names = self.task.action_names
-        return self.wrong(f"action has {count} values ({has}), the task '{self.task.name}' has {len(names)}"
-                          f" ({', '.join(names)}): another action space; action.pick says which, if any fit")
+        return self.wrong(
+            f"action has {count} values ({has}), the task '{self.task.name}' has {len(names)}"
+            f" ({', '.join(names)}): another action space; action.pick says which, if any fit"
+        )
 
     def _expect(self, msg: Any, kinds: tuple[type, ...], what: str = "this use") -> None:
         if not isinstance(msg, kinds):
-            raise self.wrong(f"is a {type(msg).__name__}, expected for {what}:"
-                             f" {', '.join(kind.__name__ for kind in kinds)}")
+            raise self.wrong(
+                f"is a {type(msg).__name__}, expected for {what}: {', '.join(kind.__name__ for kind in kinds)}"
+            )
 
     def _open(self, path: Path) -> Any:
         self.file = path
@@ -288,7 +308,7 @@ class Episode:
             raise self.wrong(f"{error.strerror}") from None
 
     def _topics(self, wanted: set[str]) -> set[str]:
-        """Topics with messages; DemoError for a file that is not whole, and for a wanted topic of a type we do not know."""
+        """Topics with messages; DemoError for a file that is not whole and for a wanted topic of unknown type."""
         seen = set()
         for path in self.recording.files:
             with self._open(path) as stream:
@@ -307,22 +327,29 @@ class Episode:
                     schema = summary.schemas.get(channel.schema_id)
                     name = schema.name if schema is not None else "nothing"
                     if name not in TYPES:
-                        raise self.wrong(f"{channel.topic} is a {name}, which cannot be imported; expected one of:"
-                                         f" {', '.join(TYPES)}")
+                        raise self.wrong(
+                            f"{channel.topic} is a {name}, which cannot be imported; expected one of:"
+                            f" {', '.join(TYPES)}"
+                        )
                     if channel.message_encoding != "cdr":
-                        raise self.wrong(f"{channel.topic} is encoded as {channel.message_encoding!r}, expected 'cdr' of"
-                                         " ROS 2")
+                        raise self.wrong(
+                            f"{channel.topic} is encoded as {channel.message_encoding!r}, expected 'cdr' of ROS 2"
+                        )
         return seen
 
     def _torn(self, error: object) -> DemoError:
-        return self.wrong(f"cannot be read to its end ({error or 'cut off'}); the file is cut off or damaged: `mcap"
-                          " recover` mends what is there")
+        return self.wrong(
+            f"cannot be read to its end ({error or 'cut off'}); the file is cut off or damaged: `mcap"
+            " recover` mends what is there"
+        )
 
     def _messages(self, topics: dict) -> Iterator[tuple[str, type, int, bytes]]:
         for path in self.recording.files:
             with self._open(path) as stream:
                 try:
-                    for schema, channel, message in SeekingReader(stream, validate_crcs=True).iter_messages(list(topics)):
+                    for schema, channel, message in SeekingReader(stream, validate_crcs=True).iter_messages(
+                        list(topics)
+                    ):
                         yield channel.topic, TYPES[schema.name], message.log_time, message.data
                 except DemoError:
                     raise
@@ -336,8 +363,9 @@ class Episode:
         mapping, task, period_ns = self.mapping, self.task, self.clock.period_ns
         if len(self.joined) < 2:
             missing = self.ingest.assembler.waiting_for() or ["more than one tick"]
-            raise self.wrong(f"the state never comes together: nothing usable of {', '.join(missing)}; the episode is"
-                             " empty")
+            raise self.wrong(
+                f"the state never comes together: nothing usable of {', '.join(missing)}; the episode is empty"
+            )
         stamps = np.array([ns for _, ns, _ in self.joined])
         gaps = np.diff(stamps)
         if gaps.max() > mapping.max_gap_s * 1e9:
@@ -375,7 +403,7 @@ class Episode:
         ), notes  # fmt: skip
 
     def _frames(self, first: int, last: int) -> list[int]:
-        """The multiples of `every` ticks from where all cameras are there to the end of the state; DemoError for a gap."""
+        """The multiples of `every` ticks from where all cameras are there to the state's end; DemoError for a gap."""
         every, frames = self.mapping.every, []
         for name, kept in self.pictures.items():  # a picture serves until the next
             held: tuple[int, np.ndarray] | None = None
@@ -388,22 +416,28 @@ class Episode:
             if late and frames:
                 found = there[late[0]]
                 assert found is not None  # a picture serves until the next
-                raise self._gap(f"camera '{late[0]}'", found[0], 1e-9 * (self.clock.stamp_ns(number * every) - found[0]))
+                raise self._gap(
+                    f"camera '{late[0]}'", found[0], 1e-9 * (self.clock.stamp_ns(number * every) - found[0])
+                )
             if not late:
                 frames.append(number)
         if not frames:
             silent = [name for name, kept in self.pictures.items() if not kept]
-            raise self.wrong(f"no tick has pictures of all cameras and the state; usable ones are missing of"
-                             f" {', '.join(silent) or 'all at the same time'}"
-                             + (f" ({'; '.join(self.refused)})" if self.refused else ""))
+            raise self.wrong(
+                f"no tick has pictures of all cameras and the state; usable ones are missing of"
+                f" {', '.join(silent) or 'all at the same time'}"
+                + (f" ({'; '.join(self.refused)})" if self.refused else "")
+            )
         return frames
 
     def _gap(self, what: str, ns: int, seconds: float) -> DemoError:
         told = f" ({'; '.join(self.refused)})" if self.refused else ""
         since = (ns - self.joined[0][1]) * 1e-9
-        return self.wrong(f"{what} says nothing for {seconds:.2f} s from {since:.2f} s (stamp {ns * 1e-9:.3f}) on, more than"
-                          f" max_gap ({self.mapping.max_gap_s:g} s){told}; cut the recording there, or leave it out by"
-                          " skip")
+        return self.wrong(
+            f"{what} says nothing for {seconds:.2f} s from {since:.2f} s (stamp {ns * 1e-9:.3f}) on, more than"
+            f" max_gap ({self.mapping.max_gap_s:g} s){told}; cut the recording there, or leave it out by"
+            " skip"
+        )
 
     def _actions(self, ticks: np.ndarray, notes: list[str]) -> np.ndarray:
         """Normalised actions [T, A]; zero, which means hold, where nothing was commanded."""
@@ -424,18 +458,21 @@ class Episode:
             known = (age >= 0) & ((age <= mapping.max_gap_s) | (mapping.kind == "position"))
             out[~known] = 0.0
         if not known.any():
-            raise self.wrong(f"no command on {mapping.action.source} in the time of state and pictures; the episode is"
-                             " empty")
+            raise self.wrong(
+                f"no command on {mapping.action.source} in the time of state and pictures; the episode is empty"
+            )
         if not known.all():
             notes.append("ticks without a command count as hold (zeros)")
         over = np.abs(out).max(1) > 1 + 1e-4
         if over.mean() > mapping.max_clipped:
             i = int(np.argmax(np.abs(out).max(1)))
             which = int(np.argmax(np.abs(out[i])))
-            raise self.wrong(f"frame {i} ({i * self.clock.period_s:.2f} s): action '{task.action_names[which]}' is"
-                             f" {abs(out[i, which]):.3g} of full action, and {100 * over.mean():.1f} % of the ticks are over"
-                             f" 1, more than max_clipped ({100 * mapping.max_clipped:g} %); look at action.unit and"
-                             " action.kind in the mapping and at action.scale of the task")
+            raise self.wrong(
+                f"frame {i} ({i * self.clock.period_s:.2f} s): action '{task.action_names[which]}' is"
+                f" {abs(out[i, which]):.3g} of full action, and {100 * over.mean():.1f} % of the ticks are over"
+                f" 1, more than max_clipped ({100 * mapping.max_clipped:g} %); look at action.unit and"
+                " action.kind in the mapping and at action.scale of the task"
+            )
         if over.any():
             notes.append("actions over full action are clipped")
         return out

@@ -100,7 +100,9 @@ class Made:
             if picture_dtype == "image":
                 import cv2
 
-                png = [cv2.imencode(".png", np.full((32, 48, 3), shade(f), np.uint8))[1].tobytes() for f in self.shown[i]]
+                png = [
+                    cv2.imencode(".png", np.full((32, 48, 3), shade(f), np.uint8))[1].tobytes() for f in self.shown[i]
+                ]
                 columns[KEY] = [{"bytes": data, "path": None} for data in png]
             tables.append(pa.table(columns))
             first += length
@@ -121,8 +123,10 @@ class Made:
         (self.root / "meta/info.json").write_text(json.dumps({"features": features} | self.info))
         if self.stats is not None:
             both = {"observation.state": np.concatenate(self.states), "action": np.concatenate(self.actions)}
-            made = {name: {what: getattr(np, what)(v, axis=0).tolist() for what in ("min", "max", "mean", "std")}
-                    for name, v in both.items()}
+            made = {
+                name: {what: getattr(np, what)(v, axis=0).tolist() for what in ("min", "max", "mean", "std")}
+                for name, v in both.items()
+            }
             for name, change in self.stats.items():
                 made[name] |= change
             (self.root / "meta/stats.json").write_text(json.dumps(made))

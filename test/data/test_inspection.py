@@ -24,8 +24,14 @@ def write(tmp_path):
         proprio = np.concatenate([pose, np.gradient(pose, 0.02, axis=0), np.zeros((STEPS, 6))], 1)
         ticks = np.arange(0, STEPS, 5)
         images = random.integers(30, 220, (len(ticks), 2, 16, 16, 3), dtype=np.uint8)
-        episode = dict(images=images, frame_tick=ticks, proprio=proprio.astype(np.float32),
-                       action=action.astype(np.float32), success=np.asarray(True), critical_tick=np.asarray(60))
+        episode = dict(
+            images=images,
+            frame_tick=ticks,
+            proprio=proprio.astype(np.float32),
+            action=action.astype(np.float32),
+            success=np.asarray(True),
+            critical_tick=np.asarray(60),
+        )
         change(episode)
         np.savez(folder / f"episode_{number:06d}.npz", **episode)
 
@@ -96,9 +102,17 @@ FAULTS = {
     "over full action": (at("action", (12, 3), 1.7), "over full action", "frame 12: action yaw is 1.7"),
     "millimetres": (times("proprio", [0, 1, 2], 1000.0), "unit", "pose[0] reaches 486; is it in millimetres?"),
     "degrees": (times("proprio", [3], 180 / np.pi), "unit", "pose[3] reaches 13.75; is it in degrees?"),
-    "actions in another unit": (times("action", [0, 1, 2, 3], 0.001), "unit", "no action exceeds 0.06 % of full action"),
+    "actions in another unit": (
+        times("action", [0, 1, 2, 3], 0.001),
+        "unit",
+        "no action exceeds 0.06 % of full action",
+    ),
     "actions that say too little": (times("action", [0], 0.05), "unit", "action x moves pose[0] by 20 of what it says"),
-    "sign": (times("action", [1], -1.0), "unit", "action y moves pose[1] by -1 of what it says, expected about 1; the sign"),
+    "sign": (
+        times("action", [1], -1.0),
+        "unit",
+        "action y moves pose[1] by -1 of what it says, expected about 1; the sign",
+    ),
     "no success": (lambda e: e.update(success=np.asarray(False)), "no success", "no episode is a success"),
     "empty": (nothing, "empty", "0 steps and 0 pictures"),
     "another task": (lambda e: e.update(action=e["action"][:, :2]), "shape", "action is (150, 2)"),

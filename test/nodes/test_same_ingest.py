@@ -15,7 +15,7 @@ from std_msgs.msg import Bool, Float64MultiArray
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.data import demos
 from rlt_ros.data.mapping import DemoError, load_mapping
-from rlt_ros.msg import ActionChunk, Proprio
+from rlt_ros.msg import Proprio
 from rlt_ros.nodes.camera_node import CameraNode
 from rlt_ros.nodes.proprio_node import ProprioNode
 from rlt_ros.ros import qos
@@ -128,7 +128,8 @@ def recording(ticks: int = 40, change=lambda topic, message, tick: message, came
         ns = START + tick * TICK + 3 * MS
         pose, wrench, cmd = readings(ns, tick)
         said = {"/pose": pose, "/wrench": wrench, "/cmd": cmd} | {
-            ("/wrist", "/base")[camera]: image_to_msg(scene(tick, camera), ns, "lens") for camera in cameras}
+            ("/wrist", "/base")[camera]: image_to_msg(scene(tick, camera), ns, "lens") for camera in cameras
+        }
         for topic, message in said.items():
             changed = change(topic, message, tick)
             if changed is not None:
@@ -174,8 +175,11 @@ def test_targets_of_a_pose_become_what_they_move_a_tick(tmp_path):
         made.pose.position.x, made.pose.orientation.w = 450.0 + 0.75 * tick, 1.0  # millimetres
         return made
 
-    episode, _ = imported(tmp_path, recording(change=target),
-                          action={"from": "/cmd", "kind": "position", "unit": ["mm", "mm", "mm", "rad"]})
+    episode, _ = imported(
+        tmp_path,
+        recording(change=target),
+        action={"from": "/cmd", "kind": "position", "unit": ["mm", "mm", "mm", "rad"]},
+    )
     np.testing.assert_allclose(episode["action"][2:, 0], 0.5, atol=0.02)
     assert (episode["action"][:, 1:] == 0).all()
 
@@ -278,7 +282,9 @@ def test_what_is_wrong_with_a_recording_is_named_and_nothing_is_left_behind(tmp_
 def test_unknown_types_torn_files_and_what_is_no_recording_are_refused_by_name(tmp_path):
     messages = recording()
     odd = [("/odd", Proprio(header=header(START), values=[1.0]), START)]
-    with pytest.raises(DemoError, match=r"robot.mcap: /odd is a rlt_ros/msg/Proprio, which cannot be imported; expected"):
+    with pytest.raises(
+        DemoError, match=r"robot.mcap: /odd is a rlt_ros/msg/Proprio, which cannot be imported; expected"
+    ):
         imported(tmp_path, odd + messages, state=MAP["state"] | {"wrench": {"from": "/odd"}})
     path = tmp_path / "robot.mcap"
     path.write_bytes(path.read_bytes()[:-5000])
