@@ -72,7 +72,8 @@ def test_parameters_of_the_first_hour_are_in_the_parameter_file():
 
 
 def test_arguments_of_the_launch_file_are_its_own():
-    launch = (ROOT / "launch" / "practice.launch.py").read_text()
+    files = (ROOT / "launch" / "practice.launch.py", ROOT / "rlt_ros" / "ros" / "launching.py")
+    launch = "".join(file.read_text() for file in files)
     declared = set(re.findall(r'DeclareLaunchArgument\(\s*"(\w+)"', launch))
     used = set(re.findall(r"\b(\w+):=", FIRST_HOUR))
     assert {"robot", "session", "record", "realtime"} <= used <= declared
