@@ -406,6 +406,9 @@ _importer: Importer | None = None  # of a process of the pool
 
 
 def _begin(source: Path, mapping: Mapping) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)  # the processes are the threads
     global _importer
     _importer = Importer(Dataset(source), mapping)
 

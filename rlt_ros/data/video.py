@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 # Codecs whose pictures between two key pictures need nothing from outside, but for the open groups that are looked for.
 _GROUPED = {"h264", "av1", "vp9", "mpeg4", "mjpeg"}
@@ -41,6 +42,7 @@ class Video:
         self._stream.codec_context.thread_count = 1  # episodes are read side by side; a frame in flight delays a jump
         self._grouped = self._stream.codec_context.codec.canonical_name in _GROUPED
         self._unit_s = float(self._stream.time_base)
+        self._to_rgb = VideoReformatter()  # a new one for each picture would take six times as long
 
     def close(self) -> None:
         self._container.close()
@@ -61,7 +63,7 @@ class Video:
                             at,
                         )
                     if picture is None:
-                        picture = frame.to_ndarray(format="rgb24")
+                        picture = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
                     at += 1
                     yield picture
                 if at == len(times):
