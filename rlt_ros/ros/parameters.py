@@ -111,9 +111,10 @@ def build(cls: type, values: dict[str, Any], owner: str) -> Any:
     """
     table, problems, checked = specs(cls), [], {}
     trees = tuple(name + "." for name, spec in table.items() if spec.type is dict)
-    for name in sorted(values):
-        if name not in table and not name.startswith(_FOREIGN) and not name.startswith(trees):
-            problems.append(f"unknown parameter '{name}'; this node has {', '.join(table)}")
+    known = lambda name: name in table or name.startswith((*_FOREIGN, *trees))  # noqa: E731
+    if unknown := [f"'{name}'" for name in sorted(values) if not known(name)]:
+        many = "s" if len(unknown) > 1 else ""
+        problems.append(f"unknown parameter{many} {', '.join(unknown)}; this node has {', '.join(table)}")
     for name, spec in table.items():
         value = _subtree(values, name + ".") if spec.type is dict else values.get(name)
         try:
