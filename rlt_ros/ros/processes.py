@@ -79,10 +79,10 @@ TABLE = (
     Process("episode_node"),
     Process("replay_node", deployed=False),
     Process("recorder_node", record=True, work="background", deployed=False),
+    Process("handover_node"),
     Process("vla_node", work="control", modules=("torch", "rlt_ros.vla.pi0")),
     Process("actor_node", work="control", realtime=50, modules=("torch",)),
     Process("learner_node", work="background", modules=("torch", "torch.fx.experimental.proxy_tensor"), deployed=False),
-    Process("handover_node"),
     Process("sim_node", where="sim", work="control", realtime=40),
 )
 
