@@ -199,8 +199,8 @@ def gamepad() -> Finding:
     if not devices:
         return Finding(
             WARN, "gamepad", f"none at {INPUT}/js*",
-            "to practise on a robot, plug one in (in Docker: --device /dev/input), or `rlt teleop`; the simulator has its"
-            " own person"
+            "to practise on a robot, plug one in (in Docker: --device /dev/input), or `rlt teleop`; the simulator has"
+            " its own person"
         )  # fmt: skip
     events = [INPUT / event.name for device in devices for event in INPUT_CLASS.glob(f"{device.name}/device/event*")]
     unreadable = [str(device) for device in [*devices, *events] if not os.access(device, os.R_OK)]

@@ -10,7 +10,7 @@ from rlt_ros.sim.task import task_folder
 
 
 def stay_here() -> None:
-    """Let this process, and those that it starts, talk within this computer; what the environment says already stands."""
+    """Let this process, and those that it starts, talk within this computer; what the environment says stands."""
     ours = "ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTDDS_DEFAULT_PROFILES_FILE"
     if not any(name in os.environ for name in ours):
         os.environ.update(zip(ours, ("SUBNET", str(task_folder().parent / "loopback.xml")), strict=True))
