@@ -221,3 +221,41 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     policy.save(folder)
     RLToken(TokenConfig(embedding_dim=policy.embedding_dim, tokens=policy.image_tokens)).save(folder)
     yield folder
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
+    """install(name, {entry point: value}): a package that offers VLA back ends, as pip leaves it; its site folder."""
+
+    def made(name: str, points: dict[str, str]) -> Path:
+        site = tmp_path / f"site-of-{name}"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{point} = {value}" for point, value in points.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[rlt_ros.vla_backends]", *lines, ""]))
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    return made
+
+
+@pytest.fixture
+def other_vla(install: Callable, tmp_path: Path) -> Iterator[Path]:
+    """A checkpoint, with its RL token, of the documents' template as a package of its own; pictures are of 64 px."""
+    import json
+    import shutil
+
+    from rlt_ros.core.rl_token import RLToken, TokenConfig
+
+    package = install("my_vla_package", {"my_vla": "my_vla_package.my_backend:load"}) / "my_vla_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copy(ROOT / "docs" / "templates" / "my_backend.py", package)
+    folder = tmp_path / "other_vla"
+    RLToken(TokenConfig(embedding_dim=32, tokens=32)).save(folder)
+    settings = {"backend": "my_vla", "cameras": ["wrist", "base"], "proprio_dim": 14, "action_dim": 4}
+    (folder / "rlt.json").write_text(json.dumps(settings))
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("my_vla_package")]:
+        del sys.modules[name]

@@ -10,7 +10,7 @@ from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Chunk
 from rlt_ros.core.episode import Phase
-from rlt_ros.core.joining import DEFAULT_JOIN, Join, References
+from rlt_ros.core.joining import DEFAULT_JOIN, Join, Prefix, References
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.ros import qos
@@ -23,18 +23,24 @@ from rlt_ros.ros.conversions import (
     state_to_msg,
 )
 from rlt_ros.ros.node import RltNode
-from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
+from rlt_ros.sim.task import Task, load_task
 from rlt_ros.vla import load
 from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule, needed_age
 from rlt_ros.vla.traced import TracedVLA
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
 SILENT_S = 0.5  # without a frame for longer: reported
+USELESS = 250  # pictures and proprioception refused before the first frame: 3 s or more
 SILENT_TICKS = 2  # a gate whose last command is so much older than the frame is not heard
 
 
 class VlaNode(RltNode):
     """Run the VLA on the frames that the chunk boundaries need, and the prefix alone on those in between.
+
+    It ends where it can be of no use: at configure when the model is of another task, when an inference fails, and when
+    USELESS messages were refused and no frame ever came of any. A stream that goes bad later is a fault that may pass:
+    the robot is held meanwhile, and the node stays.
 
     Subscribes: camera/<name>/image (Image), proprio (Proprio), episode/state (EpisodeState), command/executed
     (ActionChunk: who drives; references are joined to one another while the robot executes them).
@@ -59,11 +65,14 @@ class VlaNode(RltNode):
         self.model = load(self.params.model)
         if self.params.trace:
             self.model = TracedVLA(self.model, joins=self.params.join == Join.RTC.value)
+        self.expect_to_fit(load_task(self.params.task))
         # The first inference allocates; it must not be the one that the robot waits for.
         size = self.model.image_size
         blank = {name: np.zeros((size, size, 3), np.uint8) for name in self.model.camera_names}
         rest = np.zeros(self.model.proprio_dim, np.float32)
         self.model.infer(blank, rest)
+        if self.params.join == Join.RTC.value:  # also, a VLA that cannot go on from a chunk says so now
+            self.model.infer(blank, rest, Prefix(np.zeros((1, self.model.action_dim), np.float32), 1))
         self.model.tokens([(blank, rest)])
 
         p = self.params
@@ -77,6 +86,7 @@ class VlaNode(RltNode):
         self.proprios: deque[tuple[int, np.ndarray]] = deque(maxlen=16)
         self.waiting: FrameSet | None = None
         self.seen_tick = -1  # of the newest frame
+        self.useless = 0  # messages refused before the first frame
         self.phase = Phase.IDLE
         self.episode = 0
         self.full_ms: deque[float] = deque(maxlen=100)
@@ -89,6 +99,29 @@ class VlaNode(RltNode):
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
+
+    def expect_to_fit(self, task: Task) -> None:
+        """ParameterError when the model is of another robot than the task's."""
+        model, wrong = self.model, []
+        if model.proprio_dim != task.proprio_dim:
+            wrong.append(f"takes {model.proprio_dim} values of proprioception, expected {task.proprio_dim}")
+        if model.action_dim != task.action_dim:
+            wrong.append(f"gives {model.action_dim} actions, expected {task.action_dim}")
+        if lacking := [name for name in model.camera_names if name not in task.cameras]:
+            wrong.append(f"looks at camera '{lacking[0]}', expected one of {', '.join(task.cameras)}")
+        if wrong:
+            raise ParameterError(
+                f"{self.get_name()}: parameter 'model' is '{self.params.model}', which {', and '.join(wrong)} of task"
+                f" '{task.name}'; give a model that was trained for this task"
+            )
+
+    def reject(self, topic: str, error: Exception) -> None:
+        super().reject(topic, error)
+        if self.seen_tick >= 0:
+            return
+        self.useless += 1
+        if self.useless == USELESS:
+            self.fail(ValueError(f"{USELESS} messages were refused and no frame came of any; the last one: {error}"))
 
     def owed_ns(self) -> int | None:
         """A boundary that a frame serves waits for it, and for the next one, which may come any time."""

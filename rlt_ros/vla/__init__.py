@@ -1,4 +1,8 @@
-"""Frozen vision-language-action models behind one small interface: see :class:`rlt_ros.vla.frozen.FrozenVLA`."""
+"""Frozen vision-language-action models behind one small interface.
+
+:class:`rlt_ros.vla.frozen.FrozenVLA` is what the rest of the package uses, :class:`rlt_ros.vla.backend.Backend` what a
+model must offer.
+"""
 
 from rlt_ros.vla.frozen import FrozenVLA, VLAError, load
 

@@ -11,12 +11,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PI0Config, PI0ForConditionalGeneration
 from transformers.utils import logging
+
+from rlt_ros.vla.backend import SETTINGS, read_settings
+from rlt_ros.vla.guidance import guidance
 
 
 @dataclass
@@ -35,11 +37,11 @@ class Pi0Io:
     flow_steps: int = 10
 
     @classmethod
-    def read(cls, path: Path) -> Pi0Io:
-        """ValueError names the file and the key when it does not fit."""
+    def of(cls, settings: dict, path: Path) -> Pi0Io:
+        """From what `path` says; ValueError names the file and the key when it does not fit."""
         try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, TypeError, json.JSONDecodeError) as error:
+            return cls(**settings)
+        except TypeError as error:
             raise ValueError(f"{path}: {error}") from error
 
     def write(self, path: Path) -> None:
@@ -81,12 +83,19 @@ def small_config(vocabulary: int, action_dim: int, state_dim: int) -> PI0Config:
 
 
 class Pi0(nn.Module):
-    """π0 and the conversions around it. Pictures are uint8 [B, cameras, S, S, 3], states raw SI [B, P]."""
+    """π0 and the conversions around it. Pictures are uint8 [B, cameras, S, S, 3], states raw SI [B, P].
+
+    The back end "pi0" (:class:`rlt_ros.vla.backend.Backend`): the layout of the checkpoint that ships.
+    """
+
+    guided = traceable = True
+    device = torch.device("cpu")
 
     def __init__(self, model: PI0ForConditionalGeneration, io: Pi0Io):
         super().__init__()
         self.model, self.io = model, io
         config = model.config
+        self.cameras, self.proprio_dim = list(io.cameras), io.proprio_dim
         self.image_size = config.vlm_config.vision_config.image_size
         self.horizon = config.chunk_size
         self.action_dim = len(io.action_mean)
@@ -99,14 +108,16 @@ class Pi0(nn.Module):
         for name in ("state_mean", "state_std", "action_mean", "action_std"):
             self.register_buffer(name, torch.tensor(getattr(io, name)), persistent=False)
         self.register_buffer("state_index", torch.tensor(io.state_index), persistent=False)
+        self.register_buffer("seen", torch.ones(1, self.image_tokens, dtype=torch.bool), persistent=False)
 
     @classmethod
-    def load(cls, folder: Path) -> Pi0:
-        """Load a checkpoint folder. ValueError names the file that is missing or does not fit."""
+    def load(cls, folder: Path, settings: dict | None = None) -> Pi0:
+        """Load a checkpoint folder; `settings`: its ``rlt.json``. ValueError names the file that does not fit."""
         # Progress bars and hints about training have no place in the log of a node.
         logging.disable_progress_bar()
         logging.set_verbosity_error()
-        io = Pi0Io.read(folder / "rlt.json")
+        settings = read_settings(folder) if settings is None else settings
+        io = Pi0Io.of({name: value for name, value in settings.items() if name != "backend"}, folder / SETTINGS)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name} is missing")
@@ -126,7 +137,7 @@ class Pi0(nn.Module):
         model = self.model.half()
         model.save_pretrained(folder)
         model.float()
-        self.io.write(folder / "rlt.json")
+        self.io.write(folder / SETTINGS)
 
     def pixels(self, images: np.ndarray | Tensor) -> Tensor:
         """uint8 [B, N, S, S, 3] -> float [B, N, 3, S, S] in [-1, 1]."""
@@ -136,6 +147,11 @@ class Pi0(nn.Module):
         """Raw proprioception [B, P] -> normalised state [B, S]."""
         raw = torch.as_tensor(proprio, dtype=torch.float32)[:, self.state_index]
         return ((raw - self.state_mean) / self.state_std).clamp(-6, 6)
+
+    def look(self, images: np.ndarray) -> tuple[Tensor, Tensor, DynamicCache]:
+        """As Backend.look."""
+        cache, embeddings = self.prefix(self.pixels(images))
+        return embeddings, self.seen.expand(len(embeddings), -1), cache
 
     def prefix(self, pixels: Tensor):
         """Run pictures and instruction through the VLM once.
@@ -166,14 +182,14 @@ class Pi0(nn.Module):
         return self.model(state=self.states(proprio), actions=labels, past_key_values=cache).loss
 
     @torch.no_grad()
-    def sample(self, cache, proprio: np.ndarray, generator: torch.Generator | None = None, guide=None) -> Tensor:
-        """Integrate the flow from noise at time 1 to actions at time 0: [B, H, A], in the task's normalised units.
-
-        guide: (target [B, H, A], weights [B, H, 1]) that the actions are drawn to, see :meth:`flow`.
-        """
+    def chunk(
+        self, own: DynamicCache, proprio: np.ndarray, generator: torch.Generator | None = None,
+        guide: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """As Backend.chunk: integrate the flow from noise at time 1 to actions at time 0."""
         state = self.states(proprio)
         noise = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)
-        return self.flow(cache, state, noise, guide)
+        return self.flow(own, state, noise, guide)
 
     def flow(self, cache, state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The same from a given normalised state [B, S] and noise [B, H, A]; the cache is as before afterwards."""
@@ -221,29 +237,3 @@ class Pi0(nn.Module):
     def actions(self, x: Tensor) -> Tensor:
         """What the flow ends in, as actions in the task's normalised units."""
         return (x * self.action_std + self.action_mean).clamp(-1, 1)
-
-
-# The largest weight of the guidance.  The published 5 overshoots here: the actions of a chunk go together, so the
-# gradient is several times that of independent ones, and with ten steps the chunk begins to swing.
-GUIDANCE = 1.0
-
-
-def guidance(time: float) -> float:
-    """Weight of the correction of a flow at `time` (1 noise, 0 actions)."""
-    done = 1.0 - time
-    spread = time**2 / (time**2 + done**2)  # of where the flow may end, as seen from here
-    return GUIDANCE if done == 0.0 else min(GUIDANCE, time / (done * spread))
-
-
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize to ``size`` square, padded with black to keep the aspect, as π0's processor: uint8 [size, size, 3]."""
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
-        return image
-    scale = size / max(height, width)
-    h, w = round(height * scale), round(width * scale)
-    small = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
-    out = np.zeros((size, size, 3), np.uint8)
-    top, left = (size - h) // 2, (size - w) // 2
-    out[top : top + h, left : left + w] = small
-    return out

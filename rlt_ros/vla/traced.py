@@ -14,25 +14,28 @@ from torch import Tensor
 
 from rlt_ros.core.joining import Prefix
 from rlt_ros.core.recorded import Recorded
-from rlt_ros.vla.frozen import FrozenVLA
+from rlt_ros.vla.frozen import FrozenVLA, observations
 
 
 class TracedVLA:
     """The interface of FrozenVLA around one that is loaded; bit-identical, or it says so and stays as it was.
 
-    ``traced`` is False where tracing did not work; everything then runs as before.
+    ``traced`` is False where tracing did not work, and for a back end that does not offer it (`traceable`), which has
+    its own ways to be fast; everything then runs as before.
     """
 
     def __init__(self, vla: FrozenVLA, joins: bool = False) -> None:
         """joins: record what real-time chunking needs, too; without it `infer` with a prefix runs as it is."""
         self._vla = vla
         self._joined = None
-        for name in ("camera_names", "image_size", "horizon", "action_dim", "proprio_dim", "token_dim"):
+        for name in ("camera_names", "image_size", "horizon", "action_dim", "proprio_dim", "token_dim", "guided"):
             setattr(self, name, getattr(vla, name))
+        self.traced = getattr(vla.backend, "traceable", False)
+        if not self.traced:
+            return
         size = self.image_size
         blank = {name: np.zeros((size, size, 3), np.uint8) for name in self.camera_names}
         rest = np.zeros(self.proprio_dim, np.float32)
-        self.traced = True
         try:
             self._infer, self._token = _trace(vla, *self._inputs(blank, rest))
             self._check(blank, rest)
@@ -60,21 +63,22 @@ class TracedVLA:
                 actions, token = self._joined(*self._inputs(images, proprio), self._vla.guide(prefix))
         return actions[0].numpy(), token[0].numpy()
 
-    def tokens(self, observations: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> np.ndarray:
+    def tokens(self, seen: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> np.ndarray:
         """As FrozenVLA.tokens; one after another, which costs no more here than a batch."""
         if not self.traced:
-            return self._vla.tokens(observations)
+            return self._vla.tokens(seen)
         with torch.no_grad(), torch.jit.optimized_execution(False):
-            return np.stack([self._token(self._pixels(*observation)[0])[0].numpy() for observation in observations])
+            return np.stack([self._token(self._pixels(*observation)[0])[0].numpy() for observation in seen])
 
     def _pixels(self, images: dict[str, np.ndarray], proprio: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        return self._vla._inputs([(images, proprio)])
+        pictures, states = observations(self._vla.backend, [(images, proprio)])
+        return self._vla.backend.pixels(pictures), states
 
     def _inputs(self, images: dict[str, np.ndarray], proprio: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels [1, N, 3, S, S], normalised state [1, S] and the noise of the flow [1, H, A]."""
         pixels, states = self._pixels(images, proprio)
         noise = torch.randn(1, self.horizon, self.action_dim, generator=self._vla._generator)
-        return pixels, self._vla._policy.states(states), noise
+        return pixels, self._vla.backend.states(states), noise
 
     def _check(self, images: dict[str, np.ndarray], proprio: np.ndarray, prefix: Prefix | None = None) -> None:
         """RuntimeError unless other pictures, state and noise than the traced ones give what the model itself gives."""
@@ -94,7 +98,7 @@ class TracedVLA:
 def _trace(vla: FrozenVLA, pixels: Tensor, state: Tensor, noise: Tensor):
     """(pixels, state, noise) -> (actions, token) and pixels -> token; functions, whose weights become constants: traced
     modules would take twice as long to make and run no faster."""
-    policy, encoder = vla._policy, vla._token
+    policy, encoder = vla.backend, vla._token
 
     def infer(pixels: Tensor, state: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         cache, embeddings = policy.prefix(pixels)
@@ -128,15 +132,15 @@ class Joined:
     """
 
     def __init__(self, vla: FrozenVLA, pixels: Tensor, state: Tensor, noise: Tensor) -> None:
-        self._policy, encoder = vla._policy, vla._token
+        self._policy, encoder = vla.backend, vla._token
 
         def prefix(pixels: Tensor) -> tuple[Tensor, ...]:
-            cache, embeddings = vla._policy.prefix(pixels)
+            cache, embeddings = vla.backend.prefix(pixels)
             return encoder.encode(embeddings), *(part for layer in cache.layers for part in (layer.keys, layer.values))
 
         def guided_step(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
             parts = [inputs.pop(name) for name in list(inputs) if name.isdigit()]
-            return (vla._policy.guided_step(parts, **inputs),)
+            return (vla.backend.guided_step(parts, **inputs),)
 
         self._prefix = _traced(prefix, (pixels,))
         self._recorded = Recorded(guided_step)

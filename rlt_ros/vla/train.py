@@ -1,4 +1,4 @@
-"""Train the small π0 that ships with the package, and the RL token over any frozen VLA.
+"""Train the small π0 that ships with the package.
 
 Two stages, like the model that it stands for: a *grounding* stage in which the vision-language trunk learns to say
 where things are (π0's trunk, PaliGemma, comes with that from the web), then *flow matching* on demonstrations from
@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from transformers import PI0ForConditionalGeneration
 
-from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.data import demos
 from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
 
@@ -201,86 +200,3 @@ def _grounding_error(policy: Pi0, head: GroundingHead, images: np.ndarray, offse
     close = torch.as_tensor(np.abs(offsets[:, :2]).max(1) < 0.001)
     rmse = (torch.cat(near) - torch.as_tensor(offsets))[close].square().mean(0).sqrt()
     return {"x_mm": 1e3 * float(rmse[0]), "y_mm": 1e3 * float(rmse[1]), "yaw_rad": float(rmse[3])}
-
-
-# --- the RL token ----------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def embed(policy: Pi0, images: np.ndarray, progress: Progress | None = None) -> torch.Tensor:
-    """Final-layer embeddings float16 [N, M, E] of pictures uint8 [N, cameras, S, S, 3]: once, the VLA is frozen."""
-    out = []
-    for i in range(0, len(images), 64):
-        out.append(policy.prefix(policy.pixels(images[i : i + 64]))[1].half())
-        if progress and i % 640 == 0:
-            progress(i, len(images), {})
-    return torch.cat(out)
-
-
-def train_token(
-    policy: Pi0, frames: DemoFrames, out: Path, minutes: float = 5.0, batch: int = 64, seed: int = 0,
-    action_weight: float = 1.0, progress: Progress | None = None, embeddings: torch.Tensor | None = None,
-) -> RLToken:  # fmt: skip
-    """Algorithm 1, phase 1, with the VLA frozen (alpha = 0). Saves ``token.{json,safetensors}`` into ``out``."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    if embeddings is None:
-        embeddings = embed(policy, frames.images, progress)
-    actions = ((torch.as_tensor(frames.actions) - policy.action_mean) / policy.action_std).flatten(1)
-    config = TokenConfig(
-        policy.embedding_dim, policy.image_tokens, action_values=actions.shape[1], action_weight=action_weight
-    )
-    token = RLToken(config)
-    sample = embeddings[:: max(1, len(embeddings) // 2000)].float()
-    token.mean.copy_(sample.mean((0, 1)))
-    token.std.copy_(sample.std((0, 1)) + 1e-6)
-    optimiser = torch.optim.AdamW(token.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
-    start, smooth, step = time.monotonic(), {}, 0
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1.0, step / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        pick = torch.as_tensor(rng.integers(0, len(embeddings), batch))
-        loss, parts = token.loss(embeddings[pick].float(), actions[pick])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(token.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        for key, value in parts.items():
-            smooth[key] = 0.98 * smooth.get(key, value) + 0.02 * value
-        if progress and step % 20 == 0:
-            progress(int(1000 * done), 1000, {"step": step, **smooth})
-    token.save(out)
-    return token.eval()
-
-
-@torch.inference_mode()
-def token_report(token: RLToken, embeddings: torch.Tensor, offsets: np.ndarray) -> dict[str, float]:
-    """How much the decoder depends on the token, and what a linear map reads from it.
-
-    ``reconstruction_*``: the decoder's squared error (its inputs hidden, so that all must come from the token) with the
-    true, a zeroed and a shuffled token. ``probe_*_mm``: held-out RMSE per axis of a ridge regression from the token to
-    the plug-jack offset, fitted on the first 80 % of the scenes and tested on those of the rest that are within 2 mm of
-    the hole.
-    """
-    z = torch.cat([token.encode(embeddings[i : i + 128].float()) for i in range(0, len(embeddings), 128)])
-    some = embeddings[-512:].float()
-    target, mine = token.normalise(some), z[-512:]
-    error = {}
-    for name, code in (("true", mine), ("zeroed", torch.zeros_like(mine)), ("shuffled", mine.roll(1, 0))):
-        error[f"reconstruction_{name}"] = float((token.decode(code, target, 1.0) - target).square().mean())
-    split = int(0.8 * len(z))
-    y = torch.as_tensor(offsets) * 1e3
-    near = y[:, 2] < 6  # millimetres above the mouth: the critical phase
-    x = torch.cat([z, torch.ones(len(z), 1)], 1).double()
-    train, test = torch.arange(len(z)) < split, torch.arange(len(z)) >= split
-    a, b = x[train & near], y[train & near].double()
-    weight = torch.linalg.solve(a.T @ a + 1e-3 * torch.eye(a.shape[1], dtype=torch.double), a.T @ b)
-    close = test & near & (y[:, :2].abs().amax(1) < 2)
-    rmse = (x[close] @ weight - y[close]).square().mean(0).sqrt()
-    spread = y[close].double().std(0)
-    return error | {
-        "probe_x_mm": float(rmse[0]), "probe_y_mm": float(rmse[1]), "probe_height_mm": float(rmse[2]),
-        "probe_yaw_rad": float(rmse[3]) / 1e3,
-        "spread_x_mm": float(spread[0]), "spread_y_mm": float(spread[1]), "scenes": int(close.sum()),
-    }  # fmt: skip

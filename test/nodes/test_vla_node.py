@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Source
@@ -13,6 +14,7 @@ from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.nodes.vla_node import VlaNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import image_to_msg
+from rlt_ros.sim.task import task_file
 
 
 class Cameras:
@@ -185,3 +187,68 @@ def test_damaged_checkpoint_fails_at_configure_with_its_path(make, checkpoint, t
         (tmp_path / file.name).write_bytes(file.read_bytes()[:1000])
     error = make(VlaNode, model=str(tmp_path)).configure_error
     assert "configure failed" in error and str(tmp_path) in error
+
+
+# --- a VLA that is of no use
+
+
+def test_a_vla_that_can_use_no_picture_from_the_beginning_ends_and_says_why(graph, cameras):
+    failed = lambda: cameras.node.failure is not None  # noqa: E731
+    cameras.until(graph, Phase.APPROACH, failed, "the end", size=48)
+    says = "250 messages were refused and no frame came of any; the last one: camera '"
+    assert str(cameras.node.failure).startswith(says)
+    assert "picture is (48, 48, 3), the model wants (96, 96, 3)" in str(cameras.node.failure)
+
+
+def test_pictures_that_go_bad_later_are_a_fault_that_may_pass(graph, cameras, monkeypatch):
+    monkeypatch.setattr("rlt_ros.nodes.vla_node.USELESS", 20)
+    cameras.until(graph, Phase.APPROACH, lambda: bool(cameras.references), "a reference")
+    refused = lambda: sum(cameras.node.rejected.values()) > 60  # noqa: E731
+    cameras.until(graph, Phase.APPROACH, refused, "refusals", size=48)
+    assert cameras.node.failure is None
+    heard = len(cameras.references)
+    cameras.until(graph, Phase.APPROACH, lambda: len(cameras.references) > heard, "references again")
+
+
+def test_an_inference_that_fails_ends_the_node(graph, cameras):
+    def infer(*_):  # noqa: ANN002, ANN202
+        raise RuntimeError("out of memory")
+
+    cameras.node.model.infer = infer
+    cameras.until(graph, Phase.APPROACH, lambda: cameras.node.failure is not None, "the end")
+    assert str(cameras.node.failure) == "out of memory"
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"state": [{"key": "pose", "size": 4}], "vla_state": ["pose"]}, "takes 14 values of proprioception, expected 4"),
+    ({"action": {"names": ["x"], "scale": [0.001]}}, "gives 4 actions, expected 1"),
+    ({"cameras": {"wrist": "camera:wrist"}}, "looks at camera 'base', expected one of wrist"),
+])  # fmt: skip
+def test_a_model_of_another_robot_is_refused_at_configure(make, checkpoint, tmp_path, change, says):
+    values = yaml.safe_load(task_file("ethernet").read_text())
+    limits = values["limits"] | {"max_force": None}
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(values | {"limits": limits} | change))
+    error = make(VlaNode, model=str(checkpoint), trace=False, task=str(path)).configure_error
+    assert says in error and "give a model that was trained for this task" in error
+
+
+# --- other VLAs
+
+
+@pytest.mark.parametrize("join", ["none", "blend"])
+def test_a_vla_of_another_package_runs_as_the_shipped_one(graph, start, peer, other_vla, join):
+    cameras = Cameras(start(VlaNode, model=str(other_vla), join=join), peer)
+    cameras.until(
+        graph, Phase.CRITICAL,
+        lambda: len(cameras.references) > 2 and any(msg.tick % 10 == 7 for msg in cameras.states),
+        "references and a token between them", size=64, driver=Source.VLA,
+    )  # fmt: skip
+    msg = cameras.references[-1]
+    assert (msg.steps, msg.action_dim, msg.source) == (50, 4, Source.VLA)
+    assert len(cameras.states[-1].token) == 32
+
+
+def test_real_time_chunking_with_a_vla_that_cannot_fails_at_configure(make, other_vla):
+    error = make(VlaNode, model=str(other_vla), join="rtc").configure_error
+    assert "MyBackend cannot go on from the chunk before: set join to none or blend" in error

@@ -5,7 +5,7 @@ import pytest
 
 from rlt_ros.core.joining import Prefix
 from rlt_ros.vla import VLAError, load
-from rlt_ros.vla.pi0 import GUIDANCE, guidance
+from rlt_ros.vla.guidance import GUIDANCE, guidance
 from rlt_ros.vla.traced import TracedVLA
 
 
@@ -51,9 +51,9 @@ def test_a_prefix_of_another_robot_is_refused(vla, scene):
 
 
 def test_the_vla_stays_frozen(vla, scene):
-    before = [parameter.clone() for parameter in vla._policy.parameters()]
+    before = [parameter.clone() for parameter in vla.backend.parameters()]
     sample(vla, scene, 0, Prefix(np.full((40, 4), 0.3, np.float32), frozen=5))
-    for parameter, was in zip(vla._policy.parameters(), before, strict=True):
+    for parameter, was in zip(vla.backend.parameters(), before, strict=True):
         assert parameter.grad is None and (parameter == was).all()
 
 
