@@ -1,9 +1,12 @@
-"""Train the small π0 that ships, the RL token over a frozen VLA, or, on recorded sessions, an actor or a hand-over.
+"""Train the small π0 that ships, the RL token over a VLA, or, on recorded sessions, an actor or a hand-over.
 
 examples:
   rlt demos record --task ethernet --episodes 400     # first: demonstrations into demos/ethernet
   rlt train vla --task ethernet                       # then the VLA (35 minutes on two cores)
-  rlt train token --task ethernet                     # and the RL token over it (8 minutes)
+  rlt train token --task ethernet --out models/mine   # the RL token over it; the same command goes on after Ctrl-C
+  rlt train report --task ethernet --out models/mine  # what that token is worth, once more
+  rlt train token --task cups --model models/pi0 --out models/cups --alpha 1 --dtype bfloat16   # and adapt the VLA
+  accelerate launch --num_processes 2 -m rlt_ros.cli.main train token --task cups --model models/pi0 --out models/cups
   rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on recorded data
   rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256
   rlt train handover --session sessions/first         # when to hand over, from the presses of a session
@@ -12,12 +15,13 @@ examples:
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from pathlib import Path
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("vla", "token", "rl", "handover"),
-                        help="the VLA, the RL token over it, an actor, or a hand-over classifier")
+    parser.add_argument("what", choices=("vla", "token", "report", "rl", "handover"),
+                        help="the VLA, the RL token over it, what a token is worth, an actor, a hand-over classifier")
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
     parser.add_argument(
@@ -26,77 +30,215 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checkpoint folder (default: the one that ships with the package); rl: a new session folder",
     )
     parser.add_argument(
-        "--scenes", type=int, default=20_000, help="pictures for the grounding stage and the probe (default: 20000)"
+        "--scenes", type=int, default=20_000, help="vla: pictures for the grounding stage (default: 20000)"
     )
     parser.add_argument(
         "--minutes",
         type=float,
         nargs="+",
-        help="vla: of each stage (12 13 10; 0 goes on without it); token: one number (8)",
+        help="vla: of each stage (12 13 10; 0 goes on without it); token: one number, in place of --steps",
     )
-    parser.add_argument(
-        "--action-weight", type=float, default=1.0, help="token: weight of the action readout; 0 is the paper's loss"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a process (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
-    parser.add_argument(
-        "--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data"
-    )
-    parser.add_argument(
-        "--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)"
-    )
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's"
-    )
+    token = parser.add_argument_group("token, report (docs/training.md)")
+    add = token.add_argument
+    add("--model", type=Path, metavar="DIR", help="VLA checkpoint (default: --out where it has one, else the task's)")
+    add("--steps", type=int, default=2000, help="(default: 2000)")
+    add("--batch", type=int, default=64, help="samples a step, of all processes together (default: 64)")
+    add("--accumulate", type=int, default=1, metavar="K", help="compute them in K pieces, for less memory")
+    add("--lr", type=float, default=0.0, help="peak learning rate (default: 1e-3; VLAs wider than 512: 2e-4)")
+    add("--layers", type=int, default=2, help="of encoder and decoder (default: 2)")
+    add("--action-weight", type=float, default=1.0, help="of the action readout; 0 is the paper's loss (default: 1)")
+    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="arithmetic; weights stay float32")
+    add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    add("--alpha", type=float, default=0.0, help="weight of fine-tuning the VLA; 0: it is frozen (default: 0)")
+    add("--tune", choices=("lora", "full"), default="lora", help="what of the VLA learns with --alpha (default: lora)")
+    add("--rank", type=int, default=16, help="of the adapters of --tune lora (default: 16)")
+    add("--vla-lr", type=float, default=5e-5, help="peak learning rate of the VLA (default: 5e-5)")
+    add("--every", type=int, default=2, metavar="N", help="learn from each Nth picture (default: 2)")
+    add("--cache", type=Path, metavar="DIR", help="where the embeddings are kept (default: DEMOS/embeddings)")
+    add("--no-cache", action="store_true", help="keep them in memory")
+    add("--restart", action="store_true", help="begin anew where an unfinished training could go on")
+    add("--no-report", action="store_true", help="without token_report.md at the end")
+    add("--resnet-steps", type=int, default=400, metavar="N", help="training of the report's ResNet (default: 400)")
+    recorded = parser.add_argument_group("rl, handover")
+    add = recorded.add_argument
+    add("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
+    add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
+    add("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.what == "handover":
         return train_handover(args)
     import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    torch.set_num_threads(args.threads)
+    return {"vla": train_vla, "token": train_token, "report": report_token, "rl": train_rl}[args.what](args)
+
+
+class Bars:
+    """Progress bars with the time left; none of a process that is not to talk."""
+
+    def __init__(self, shown: bool = True):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"),
+                   TimeRemainingColumn())  # fmt: skip
+        self.bar, self.shown = Progress(*columns, disable=not shown), shown
+
+    def __enter__(self) -> Bars:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.stop()
+
+    def stage(self, name: str):
+        """A new bar: a function of (done, total, values)."""
+        row = self.bar.add_task(name, total=1, values="")
+        return lambda done, total, values: self.bar.update(
+            row, completed=done, total=total, values=" ".join(f"{k} {v:.4g}" for k, v in values.items())
+        )
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        if self.shown:
+            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def train_vla(args: argparse.Namespace) -> int:
+    """The small π0, by grounding and behaviour cloning."""
     from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
     from rlt_ros.vla.frozen import CHECKPOINTS
 
-    torch.set_num_threads(args.threads)
-    if args.what == "rl":
-        return train_rl(args)
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
-    out = args.out or CHECKPOINTS / task.name
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[values]}"), TimeRemainingColumn()
-    ) as bar:
-
-        def stage(name: str):
-            row = bar.add_task(name, total=1, values="")
-            return lambda done, total, values: bar.update(
-                row, completed=done, total=total, values=" ".join(f"{k} {v:.4g}" for k, v in values.items())
-            )
-
-        scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=stage("scenes"))
-        if args.what == "vla":
-            minutes = tuple(args.minutes or (12.0, 13.0, 10.0))
-            train.train_vla(task, folder, out, scenes, minutes, seed=args.seed, progress=stage("vla"))
-            return 0
-        from rlt_ros.data import demos
-        from rlt_ros.vla.pi0 import Pi0
-
-        policy = Pi0.load(out)
-        frames = train.DemoFrames(demos.load(folder), policy.horizon, image_stride=2)
-        minutes = args.minutes[0] if args.minutes else 8.0
-        token = train.train_token(
-            policy, frames, out, minutes, seed=args.seed, action_weight=args.action_weight, progress=stage("token")
-        )
-        images, offsets = scenes[0][-8000:], scenes[1][-8000:]
-        report = train.token_report(token, train.embed(policy, images, stage("report")), offsets)
-    (out / "token_report.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
+    with Bars() as bars:
+        scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=bars.stage("scenes"))
+        minutes = tuple(args.minutes or (12.0, 13.0, 10.0))
+        out = args.out or CHECKPOINTS / task.name
+        train.train_vla(task, folder, out, scenes, minutes, seed=args.seed, progress=bars.stage("vla"))
     return 0
+
+
+def token_parts(args: argparse.Namespace, model: Path, task, folder: Path):
+    """The VLA and the frames of its demonstrations."""
+    from rlt_ros.training import frames
+    from rlt_ros.vla.pi0 import Pi0
+
+    policy = Pi0.load(model)
+    return policy, frames.read(folder, list(task.cameras), policy.io.cameras, policy.image_size, policy.horizon,
+                               policy.io.proprio_dim, policy.action_dim, args.every)  # fmt: skip
+
+
+def token_paths(args: argparse.Namespace):
+    """Task, and the folders of demonstrations, VLA and result. ValueError when there is no VLA."""
+    from rlt_ros.sim.task import load_task
+    from rlt_ros.vla.frozen import CHECKPOINTS
+
+    task = load_task(args.task)
+    out = args.out or CHECKPOINTS / task.name
+    model = args.model or (out if (out / "config.json").is_file() else CHECKPOINTS / task.name)
+    if not model.is_dir() and (CHECKPOINTS / str(model)).is_dir():
+        model = CHECKPOINTS / str(model)
+    if not model.is_dir():
+        raise ValueError(f"{model}: no VLA checkpoint; `rlt train vla` makes a small one, --model takes another")
+    return task, args.demos or Path("demos") / task.name, model, out
+
+
+def processes_of(args: argparse.Namespace):
+    import torch
+
+    from rlt_ros.training.processes import Processes
+
+    return Processes.join(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def train_token(args: argparse.Namespace) -> int:
+    """Algorithm 1, phase 1; then the report."""
+    from rlt_ros.cli.main import UsageError
+    from rlt_ros.training import embeddings, token
+
+    if args.minutes and len(args.minutes) > 1:
+        raise UsageError("--minutes: `rlt train token` takes one number")
+    if args.every < 1:
+        raise UsageError(f"--every {args.every}: expected 1 or more")
+    task, folder, model, out = token_paths(args)
+    if args.alpha and out.is_dir() and os.path.samefile(model, out):
+        raise UsageError(f"--alpha changes the VLA, and --out {out} is where it comes from; take another --out")
+    same = ("steps", "batch", "accumulate", "lr", "seed", "dtype", "layers", "action_weight", "alpha", "tune", "rank",
+            "vla_lr")  # fmt: skip
+    minutes = args.minutes[0] if args.minutes else 0.0
+    settings = token.Settings(minutes=minutes, **{name: getattr(args, name) for name in same})
+    processes = processes_of(args)
+    try:
+        with Bars(processes.first) as bars:
+            policy, frames = token_parts(args, model, task, folder)
+            rows, held = frames.split()
+            settings.check(len(rows), processes.count)
+            bars.say(f"{len(rows)} pictures of {frames.success.sum()} successful episodes, and {len(held)} held out;"
+                     f" {processes.count} process{'es' if processes.count > 1 else ''} on {processes.device}")
+            policy.to(processes.device)
+            checkpoint, seen = embeddings.hash_checkpoint(model), None
+            if not args.alpha:
+                cache = None if args.no_cache else args.cache or folder / "embeddings"
+                seen = embeddings.embeddings(policy, frames, checkpoint, cache, processes, args.dtype, bars.say,
+                                             bars.stage("embeddings"))
+            if args.restart and processes.first:
+                (out / token.STATE).unlink(missing_ok=True)
+            processes.wait()
+            training = token.TokenTraining(policy, frames, rows, settings, seen, processes)
+            about = {"checkpoint": checkpoint, "demonstrations": frames.checksum}
+            token.train(training, out, about, bars.say, bars.stage("token"))
+            if processes.first:
+                token.publish(training, model, out)
+                bars.say(f"{out}: the token after {training.step} steps")
+                if not args.no_report:
+                    write_report(args, bars, processes, policy, training.token, True, frames, training.seen)
+            processes.wait()
+    finally:
+        processes.leave()
+    return 0
+
+
+def report_token(args: argparse.Namespace) -> int:
+    """The report on a token that there is."""
+    import torch
+
+    from rlt_ros.core.rl_token import RLToken, TokenConfig
+    from rlt_ros.training import embeddings, token
+
+    task, folder, model, out = token_paths(args)
+    processes = processes_of(args)
+    with Bars() as bars:
+        policy, frames = token_parts(args, model, task, folder)
+        readout, decoder = RLToken.load(out), False
+        state = token.read_state(out / token.STATE)
+        if state and state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), readout.e_rl.detach()):
+            readout, decoder = RLToken(TokenConfig(**state["config"])), True
+            readout.load_state_dict(state["token"])
+        policy.to(processes.device)
+
+        def seen(rows):
+            return embeddings.embed(policy, frames.images(rows), processes, args.dtype)
+
+        write_report(args, bars, processes, policy, readout.to(processes.device).eval(), decoder, frames, seen)
+    return 0
+
+
+def write_report(args, bars, processes, policy, readout, decoder, frames, seen) -> None:
+    from rlt_ros.training import report
+
+    task, folder, _, out = token_paths(args)
+    state = [(part.key, part.size) for part in task.state]
+    subject = report.Subject(policy, readout, decoder, frames, seen, state, folder / "scenes.npz", args.dtype)
+    found = report.make(subject, processes, args.resnet_steps, args.seed, bars.stage)
+    report.write(found, out)
+    bars.say(report.markdown(found))
 
 
 def train_handover(args: argparse.Namespace) -> int:
@@ -129,7 +271,6 @@ def train_rl(args: argparse.Namespace) -> int:
 
     import yaml
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from rlt_ros.cli.main import UsageError
     from rlt_ros.core.learner import Learner
@@ -163,14 +304,8 @@ def train_rl(args: argparse.Namespace) -> int:
             learner.add_prior(transition)
     total = args.updates or round(hyper.utd * len(transitions))
     shown = ("critic_loss", "q_mean", "td_error", "anchor", "updates_per_s")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[values]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        row = bar.add_task(f"{len(transitions)} transitions", total=total, values="")
+    with Bars() as bars:
+        show = bars.stage(f"{len(transitions)} transitions")
         # As in practice: the data grows, and each transition pays for its updates.
         for i, transition in enumerate(transitions):
             learner.add(transition)
@@ -179,9 +314,8 @@ def train_rl(args: argparse.Namespace) -> int:
                 while learner.updates < until:
                     metrics = learner.step()
                     if learner.updates % 50 == 0:
-                        values = " ".join(f"{name} {metrics[name]:.3g}" for name in shown)
-                        bar.update(row, completed=learner.updates, values=values)
-        bar.update(row, completed=learner.updates)
+                        show(learner.updates, total, {name: metrics[name] for name in shown})
+        show(learner.updates, total, {})
     learner.version = 1
     args.out.mkdir(parents=True, exist_ok=True)
     if path.is_file():

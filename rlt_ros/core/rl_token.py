@@ -71,7 +71,7 @@ class RLToken(nn.Module):
         """h(d([z_rl, z_1..M-1])) under a causal mask: [B, M, E], teacher-forced with ``target`` of that shape."""
         context = target[:, :-1]
         if dropout:
-            keep = torch.rand(context.shape[:2], generator=generator)[..., None] >= dropout
+            keep = torch.rand(context.shape[:2], generator=generator, device=context.device)[..., None] >= dropout
             context = torch.where(keep, context, self.hidden)
         x = torch.cat([z_rl[:, None], context], 1) + self.decoder_position
         return self.head(self.decoder(x, mask=self.causal))

@@ -1,0 +1,257 @@
+"""Training of the token: as Algorithm 1 says, and the same run whether it was stopped or not."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from rlt_ros.training import embeddings, lora, token
+from rlt_ros.training.processes import Processes
+from rlt_ros.training.token import Order, Settings, TokenTraining, read_state
+
+ABOUT = {"checkpoint": "abc", "demonstrations": "def"}
+
+
+def settings(**changes) -> Settings:
+    return Settings(**{"steps": 9, "batch": 8} | changes)
+
+
+@pytest.fixture
+def start(frames, eyes):
+    """start(**settings): a training that has not begun, always from the same VLA."""
+    weights = {name: value.clone() for name, value in eyes.state_dict().items()}
+
+    def made(of=frames, **changes) -> TokenTraining:
+        vla = type(eyes)()
+        vla.load_state_dict(weights)
+        chosen = settings(**changes)
+        seen = None if chosen.alpha else embeddings.embeddings(vla, of, "abc", None, Processes())
+        return TokenTraining(vla, of, of.split()[0], chosen, seen)
+
+    return made
+
+
+def numbers(training: TokenTraining) -> dict[str, torch.Tensor]:
+    return {**training.token.state_dict(), **{f"vla {n}": p for n, p in training.policy.named_parameters()}}
+
+
+def run(training, out, stop_at: int | None = None) -> list[str]:
+    """Train, with Ctrl-C at a step; what was said."""
+    said = []
+
+    def progress(done, total, values) -> None:
+        if values["step"] == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    token.train(training, out, ABOUT, said.append, progress)
+    return said
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"accumulate": 2}, {"alpha": 0.5, "tune": "lora"}, {"alpha": 0.5, "tune": "full"}, {"dtype": "bfloat16"},
+], ids=["frozen", "in pieces", "lora", "full", "bfloat16"])  # fmt: skip
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(start, tmp_path, changes):
+    whole = start(**changes)
+    assert run(whole, tmp_path / "whole") == []
+    stopped = start(**changes)
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, tmp_path / "out", stop_at=4)
+    assert stopped.step == 4
+    assert [p.name for p in (tmp_path / "out" / "training").iterdir()] == ["state.pt"]
+    again = start(**changes)
+    said = run(again, tmp_path / "out")
+    assert len(said) == 1 and "goes on after 4 steps" in said[0] and again.step == 9
+    for name, value in numbers(whole).items():
+        assert torch.equal(value, numbers(again)[name]), name
+    left, right = (t.optimiser.state_dict()["state"] for t in (whole, again))
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[i][name], right[i][name]) for i in left for name in left[i])
+
+
+def test_another_seed_is_another_run(start, tmp_path):
+    first, second = start(), start(seed=1)
+    run(first, tmp_path / "a")
+    run(second, tmp_path / "b")
+    assert not torch.equal(first.token.e_rl, second.token.e_rl)
+
+
+def test_an_unfinished_training_of_other_settings_is_neither_mixed_nor_lost(start, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(start(), tmp_path, stop_at=4)
+    before = (tmp_path / token.STATE).read_bytes()
+    with pytest.raises(ValueError, match="unfinished training .4 steps. of other settings: batch 8 there, 4 now; lr"):
+        run(start(batch=4, lr=0.5), tmp_path)
+    with pytest.raises(ValueError, match="other checkpoint"):
+        token.train(start(), tmp_path, ABOUT | {"checkpoint": "another"})
+    assert (tmp_path / token.STATE).read_bytes() == before
+
+
+def test_after_a_finished_training_another_begins(start, tmp_path):
+    run(start(), tmp_path)
+    assert read_state(tmp_path / token.STATE)["finished"]
+    again = start(steps=12)
+    assert "is finished; this one begins anew" in run(again, tmp_path)[0]
+    assert again.step == 12 and read_state(tmp_path / token.STATE)["step"] == 12
+
+
+def test_a_damaged_state_is_named(start, tmp_path):
+    run(start(), tmp_path)
+    path = tmp_path / token.STATE
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=f"{path}: cannot be read .*--restart"):
+        run(start(), tmp_path)
+
+
+def test_a_state_is_whole_or_the_one_before(start, tmp_path, monkeypatch):
+    training = start()
+    path = tmp_path / token.STATE
+    training.save(path, ABOUT)
+    before = path.read_bytes()
+    training.update()
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(token.torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        training.save(path, ABOUT)
+    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["state.pt"]
+
+
+def test_the_loss_falls_and_the_token_is_needed(start, tmp_path):
+    training = start(steps=150, lr=5e-3)
+    first = training.update()
+    run(training, tmp_path)
+    last = training.loss(training.order.at(0))[1]
+    assert last["reconstruction"] < 0.7 * first["reconstruction"] and last["action"] < 0.5 * first["action"]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_every_sample_is_taken_once_before_any_comes_again():
+    order = Order(np.arange(100, 123), 5, seed=3)
+    epoch = np.concatenate([order.at(step) for step in range(4)])
+    assert len(set(epoch)) == 20 and set(epoch) <= set(range(100, 123))
+    assert not np.array_equal(order.at(0), order.at(4))
+    assert np.array_equal(Order(np.arange(100, 123), 5, seed=3).at(6), order.at(6))  # whatever was asked before
+
+
+def test_pieces_and_processes_share_a_batch(start):
+    training = start(batch=12)
+    parts = []
+    for rank in range(3):
+        training.processes.rank, training.processes.count = rank, 3
+        parts += training.mine(5).tolist()
+    assert sorted(parts) == training.order.at(5).tolist()
+
+
+def test_pieces_add_up_to_the_whole_batch(start):
+    whole, pieces = (start(accumulate=k, context_dropout=0.0) for k in (1, 4))
+    for training in (whole, pieces):
+        training.update()
+    for left, right in zip(whole.token.parameters(), pieces.token.parameters(), strict=True):
+        torch.testing.assert_close(left.grad, right.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_of_the_tokens_loss_reaches_the_vla(start):
+    training = start(alpha=0.25, tune="full")
+    rows = training.order.at(0)
+    torch.manual_seed(1)
+    training.loss(rows)[0].backward()
+    got = {name: p.grad.clone() for name, p in training.tuned.items()}
+    policy = training.policy.requires_grad_(True)
+    policy.zero_grad()
+    torch.manual_seed(1)
+    # What is hidden from the decoder is drawn after the flow's noise, so that the noise is the same.
+    prefix, _ = policy.prefix(policy.pixels(torch.from_numpy(training.frames.images(rows))))
+    actions = torch.from_numpy(training.frames.actions[rows])
+    (0.25 * policy.flow_loss(prefix, torch.from_numpy(training.frames.proprio[rows]), actions)).backward()
+    assert {name for name, p in policy.named_parameters()} == set(got)
+    for name, p in policy.named_parameters():
+        torch.testing.assert_close(p.grad, got[name])
+
+
+def test_a_frozen_vla_stays_as_it_was(start, eyes, tmp_path):
+    training = start()
+    run(training, tmp_path)
+    for name, value in training.policy.state_dict().items():
+        assert torch.equal(value, eyes.state_dict()[name])
+    assert not training.tuned
+
+
+def test_adapters_learn_beside_frozen_weights_and_are_merged(start, eyes, tmp_path):
+    training = start(alpha=1.0, vla_lr=1e-2)
+    assert set(training.tuned) == {"model.q_proj.a", "model.q_proj.b"}
+    training.update()
+    training.update()
+    frozen = training.policy.model["q_proj"].base
+    assert torch.equal(frozen.weight, eyes.model["q_proj"].weight)
+    pixels = training.policy.pixels(torch.from_numpy(training.frames.images([3, 30])))
+    before = training.policy.prefix(pixels)[1]
+    lora.merge(training.policy.model)
+    torch.testing.assert_close(training.policy.prefix(pixels)[1], before)
+    assert type(training.policy.model["q_proj"]) is torch.nn.Linear
+    assert not torch.equal(training.policy.model["q_proj"].weight, eyes.model["q_proj"].weight)
+    assert torch.equal(training.policy.model["head"].weight, eyes.model["head"].weight)
+
+
+def test_a_vla_without_the_layers_that_adapters_know_says_so():
+    with pytest.raises(ValueError, match="Sequential has no layers called q_proj.*--tune full"):
+        lora.add(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+def test_bfloat16_is_arithmetic_and_not_storage(start):
+    exact, coarse = start(), start(dtype="bfloat16")
+    losses = [training.update()["reconstruction"] for training in (exact, coarse)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert {p.dtype for p in coarse.token.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_ends_before_it_spoils_the_token(start, frames):
+    frames.actions[:] = np.inf
+    training = start()
+    before = {name: value.clone() for name, value in training.token.state_dict().items()}
+    with pytest.raises(ValueError, match="step 0: the loss of action is inf"):
+        training.update()
+    assert all(torch.equal(value, before[name]) for name, value in training.token.state_dict().items())
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"steps": 0}, "steps and minutes are both 0"),
+    ({"steps": -1}, "steps is -1, expected at least 0"),
+    ({"batch": 0}, "batch is 0, expected at least 1"),
+    ({"batch": 400}, "batch is 400, but there are only 24 samples"),
+    ({"accumulate": 3}, "batch is 8, expected a multiple of 3 pieces"),
+    ({"alpha": float("nan")}, "alpha is nan"),
+    ({"dtype": "float16"}, "dtype is 'float16', expected float32 or bfloat16"),
+    ({"tune": "some"}, "tune is 'some', expected lora or full"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_named(start, changes, words):
+    with pytest.raises(ValueError, match=words):
+        start(**changes)
+
+
+def test_by_the_clock_it_ends_after_so_many_minutes(start, tmp_path):
+    training = start(minutes=0.001)
+    run(training, tmp_path)
+    assert training.step >= 1 and training.elapsed >= 0.06
+    with pytest.raises(ValueError, match="2 processes end together by --steps"):
+        settings(minutes=1.0).check(24, 2)
+
+
+def test_a_vla_of_several_files_is_published_whole(start, tmp_path):
+    model, out = tmp_path / "model", tmp_path / "out"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "token.json"):
+        (model / name).write_text(name)
+    training = start()
+    run(training, out)
+    token.publish(training, model, out)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "config.json", "model.safetensors", "tensorboard", "token.json", "token.safetensors", "tokenizer.json",
+        "training",
+    ]  # fmt: skip
+    assert (out / "model.safetensors").read_text() == "model.safetensors"
+    assert (out / "token.json").read_text() != "token.json"
