@@ -15,5 +15,5 @@ def generate_launch_description() -> LaunchDescription:
     """The processes of the table that a practised session needs."""
     return description(
         DeclareLaunchArgument("session", description="session folder with a policy and a hand-over classifier"),
-        deploy=True,
+        mode="deploy",
     )

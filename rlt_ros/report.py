@@ -17,9 +17,11 @@ import yaml
 
 from rlt_ros import charts
 from rlt_ros.charts import Dots, Line, chart
+from rlt_ros.core.handover import HandOverError, Report
 from rlt_ros.core.intervals import median_interval, wilson
 from rlt_ros.data.changes import read_changes
 from rlt_ros.data.episodes import EpisodeRecord, read_episodes
+from rlt_ros.data.handover import read_report
 
 DEFAULT_RATE_HZ = 50.0
 WINDOW = 20  # episodes of the moving success rate
@@ -106,6 +108,8 @@ def write_report(session: Path) -> Path:
 {_times(episodes, rate_hz) or none}
 <h2>Throughput and interventions</h2>
 {_work(episodes, rate_hz) or none}
+<h2>Hand-over</h2>
+{_hand_over(session)}
 <h2>Safety gate</h2>
 {_gate(episodes)}
 <h2>Learner</h2>
@@ -370,6 +374,43 @@ def _work(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
         figures.append(_figure("Interventions in an episode", svg))
     note = "" if any(e.interventions for e in episodes) else '<p class="note">Nobody intervened.</p>'
     return _box(figures) + note
+
+
+def _hand_over(session: Path) -> str:
+    """What the classifier that learned the hand-over from the presses is worth."""
+    try:
+        found = read_report(session)
+    except (OSError, HandOverError) as error:
+        return f'<p class="note">Its report cannot be read: {html.escape(str(error))}</p>'
+    if found is None:
+        return '<p class="note">No hand-over was learned: that takes presses in several episodes of practice.</p>'
+    rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in hand_over_rows(found))
+    return (
+        f"<table>{rows}</table>"
+        '<p class="note">The classifier that was trained last, each episode judged by one that did not see it.'
+        " Below a figure: its 95 % interval. It hands over by itself only with enough presses, recall and few false"
+        " ones (handover_node).</p>"
+    )
+
+
+def hand_over_rows(found: Report) -> list[tuple[str, str]]:
+    """(what, figure as HTML) of a hand-over classifier; what is not known is a dash."""
+
+    def share(value: float, hits: int, of: int) -> str:
+        low, high = wilson(hits, of) if of else (0.0, 1.0)
+        interval = f'<span class="interval">{100 * low:.0f} to {100 * high:.0f}</span>' if of else ""
+        return _plain(value, "{:.0%}") + interval
+
+    made = found.hits + found.false_alarms
+    return [
+        ("presses of a person, in as many episodes as are kept", f"{found.presses} in {found.episodes}"),
+        ("recall: presses with a hand-over beside them", share(found.recall, found.hits, found.presses)),
+        ("precision: hand-overs beside a press", share(found.precision, found.hits, made)),
+        ("false hand-overs an episode", f"{_plain(found.false_per_episode, '{:.2f}')} ({found.false_alarms})"),
+        ("hand-over after the press, median", _plain(found.timing_error_s, "{:+.2f} s")),
+        ("distance of the two, 90 % within", _plain(found.timing_spread_s, "{:.2f} s")),
+        ("calibration error of the probability", _plain(found.calibration_error, "{:.3f}")),
+    ]
 
 
 def _gate(episodes: Sequence[EpisodeRecord]) -> str:

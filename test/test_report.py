@@ -7,8 +7,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from rlt_ros.cli.main import main
+from rlt_ros.core.handover import Report, report_text
 from rlt_ros.data.episodes import EpisodeRecord, append_episode, read_episodes
-from rlt_ros.report import EVALUATIONS, comparison_rows, write_report
+from rlt_ros.report import EVALUATIONS, comparison_rows, hand_over_rows, write_report
 
 
 @pytest.fixture
@@ -121,3 +122,29 @@ def test_torn_last_line_of_the_episodes_is_skipped(session):
 
 def test_unknown_values_are_dashes():
     assert comparison_rows({"before": {"success_rate": 0.5}})[0] == ("success rate", "50%", "–")
+
+
+def test_hand_over_quality_is_shown_with_its_presses(session):
+    assert "No hand-over was learned" in write_report(session).read_text()
+    found = Report(30, 24, 22, 1, 22 / 23, 22 / 24, 1 / 30, -0.04, float("nan"), 0.031)
+    (session / "handover").mkdir()
+    (session / "handover" / "report.json").write_text(report_text(found, 0.5))
+    page = write_report(session).read_text()
+    for words in ("<td>24 in 30</td>", '<td>92%<span class="interval">74 to 98</span></td>', "<td>0.03 (1)</td>",
+                  "<td>-0.04 s</td>", "<td>–</td>", "<td>0.031</td>", '>96%<span class="interval">79 to 99</span>'):
+        assert words in page, words
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"presses": "<many>"}'])
+def test_a_damaged_hand_over_report_is_named_and_the_rest_is_shown(session, text):
+    (session / "handover").mkdir()
+    (session / "handover" / "report.json").write_text(text)
+    page = write_report(session).read_text()
+    assert "Its report cannot be read" in page and "report.json" in page and "<many>" not in page
+    assert "success of the last" in page
+
+
+def test_what_is_not_known_of_a_hand_over_is_a_dash():
+    nothing = float("nan")
+    rows = dict(hand_over_rows(Report(3, 0, 0, 0, nothing, nothing, 0.0, nothing, nothing, nothing)))
+    assert rows["recall: presses with a hand-over beside them"] == rows["precision: hand-overs beside a press"] == "–"

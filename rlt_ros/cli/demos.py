@@ -1,7 +1,9 @@
 """Demonstrations: record, import from others' formats, export, look at what is in them, or make them prior data.
 
 examples:
-  rlt demos record --task ethernet --episodes 400
+  rlt demos record --task ethernet --episodes 400                  # the scripted demonstrator
+  rlt demos record --teleop --session sessions/demos               # a person; on a robot: record_demos.launch.py
+  rlt demos import --from mcap sessions/demos                      # what was kept of it, into demos/TASK
   rlt demos import --from lerobot ~/datasets/cups --map cups.yaml --out demos/cups    # see docs/demonstrations.md
   rlt demos import --from mcap ~/bags --map my_robot.yaml --out demos/cups
   rlt demos inspect demos/cups --task cups.yaml                    # exit code 1 when something is wrong with them
@@ -12,16 +14,27 @@ examples:
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+SIMULATED = "simulated"
 _EXAMPLES = {
+    "record": """examples:
+  rlt demos record --task ethernet --episodes 400            # the scripted demonstrator, into demos/ethernet
+  rlt demos record --teleop --session sessions/demos         # a person, until Ctrl-C; `rlt teleop` steers
+  rlt demos record --teleop xbox --episodes 20               # until 20 were kept
+  rlt demos record --teleop simulated --episodes 2           # a simulated person with a gamepad
+With --teleop everything is recorded in the session. Start, Success (kept), Failure or Abort (discarded) and Undo are
+on the gamepad, in `rlt teleop` and in `rlt panel`. On a robot: ros2 launch rlt_ros record_demos.launch.py""",
     "import": """examples:
   rlt demos import --from lerobot ~/datasets/cups --map so101_lerobot --out demos/cups
   rlt demos import --from mcap ~/bags --map my_robot.yaml --out demos/cups
+  rlt demos import --from mcap sessions/demos                # what rlt_ros recorded has its mapping within it
 What the mapping file says is in docs/demonstrations.md, config/demos has examples.""",
     "export": """examples:
   rlt demos export --to lerobot demos/ethernet --task ethernet --out eth
@@ -49,13 +62,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         return made
 
-    record = command("record", "record the scripted demonstrator")
+    record = command("record", "record the scripted demonstrator, or a person who drives")
     prior = command("prior", "write their transitions into a session, as prior data of a learner")
     for parser in (record, prior):
         parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
-        parser.add_argument("--episodes", type=int, default=400)
+    record.add_argument(
+        "--episodes", type=int, metavar="N", help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)"
+    )
+    prior.add_argument("--episodes", type=int, default=400)
     record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
     record.add_argument("--processes", type=int, default=2)
+    record.add_argument(
+        "--teleop", nargs="?", const="keyboard", metavar="GAMEPAD",
+        help=f"a person drives: keyboard (default), xbox, playstation, spacemouse, a gamepad file, or {SIMULATED}",
+    )  # fmt: skip
+    record.add_argument(
+        "--session", type=Path, metavar="DIR", help="with --teleop: session folder (default: sessions/<date and time>)"
+    )
     prior.add_argument("--session", type=Path, metavar="DIR", help="new session folder for their transitions")
     inspect = command("inspect", "say what is in a folder and what is wrong with it; exit code 1 when something is")
     inspect.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
@@ -72,8 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     importing.add_argument("--from", dest="format", choices=("lerobot", "mcap"), required=True, help="format of PATH")
     importing.add_argument(
-        "--map", type=Path, metavar="FILE", required=True, help="mapping file, or a name in config/demos"
-    )
+        "--map", type=Path, metavar="FILE",
+        help="mapping file, or a name in config/demos; what rlt_ros recorded has its own",
+    )  # fmt: skip
+    importing.add_argument("--skip", type=int, nargs="+", default=[], metavar="N", help="leave these out, as errors say")
     importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
     importing.add_argument("--processes", type=int, default=2, help="lerobot: processes that decode (default: 2)")
     export = command("export", "export demonstrations into another format")
@@ -91,18 +116,79 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "export":
         return export(args, task)
     folder = args.out or Path("demos") / task.name
+    if args.what == "record" and args.teleop:
+        return record_a_person(args)
     if args.what == "record":
+        from rlt_ros.cli.main import UsageError
         from rlt_ros.sim.record import record
 
+        if args.session is not None:
+            raise UsageError("--session is for --teleop; the scripted demonstrator writes into --out")
+        episodes = 400 if args.episodes is None else args.episodes
         with _progress() as bar:
-            row = bar.add_task("demonstrations", total=args.episodes)
-            record(task, folder, args.episodes, args.seed, args.processes, lambda n: bar.update(row, completed=n))
+            row = bar.add_task("demonstrations", total=episodes)
+            record(task, folder, episodes, args.seed, args.processes, lambda n: bar.update(row, completed=n))
     if args.what == "prior":
         return write_prior(args, task, folder)
     plot = None
     if args.what == "inspect":
         folder, plot = args.folder or folder, args.plot
     return inspect(task, folder, plot)
+
+
+def record_a_person(args: argparse.Namespace) -> int:
+    """A person drives in the simulator, and everything is recorded; 0, or 1 when a process died."""
+    import os
+    import signal
+    import sys
+
+    import yaml
+
+    from rlt_ros.cli.domain import free_domain
+    from rlt_ros.cli.main import UsageError
+    from rlt_ros.cli.practice import interrupt, only_user, run_graph
+    from rlt_ros.cli.progress import DemosDisplay, kept
+    from rlt_ros.data.journal import journal_files
+    from rlt_ros.data.recording import FOLDER
+    from rlt_ros.ros.supervisor import commands
+
+    if args.out is not None:
+        raise UsageError("--out is for the scripted demonstrator; with --teleop give --session, and import it then")
+    if args.episodes is not None and args.episodes < 1:
+        raise UsageError("--episodes must be positive")
+    session = (args.session or Path("sessions") / f"demos_{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
+    session.mkdir(parents=True, exist_ok=True)
+    lock = only_user(session)  # noqa: F841 - held until this returns
+    # Whoever goes on with a session gets other scenes.
+    seed = args.seed + 1000 * len(journal_files(session / FOLDER))
+    own = {"/**/sim_node": {"seed": seed}, "/**/operator_node": {"seed": seed}}
+    path = session / "record_demos.yaml"
+    content = {node: {"ros__parameters": values} for node, values in own.items()}
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    simulated = args.teleop == SIMULATED
+    person, gamepad = (SIMULATED, "") if simulated else ("human", args.teleop)
+    task = args.task or "ethernet"
+    task = str(Path(task).resolve()) if Path(task).suffix in (".yaml", ".yml") else task
+    start = commands("sim", person, str(session), task, extra_files=[path], mode="demos", gamepad=gamepad)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
+            signal.signal(number, interrupt)
+    os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
+    print(f"session {session}")
+    if args.teleop == "keyboard":
+        print(f"steer from another terminal: ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']} rlt teleop", flush=True)
+    seen: list = []
+    enough = lambda picture: args.episodes is not None and kept(picture) >= args.episodes  # noqa: E731
+    try:
+        code = run_graph(start, session / "log", args.episodes or 0, 0.0, seen.append, DemosDisplay, enough)
+    except KeyboardInterrupt:  # the way to end it, where no number was given
+        code = 0 if args.episodes is None else 130
+        print(file=sys.stderr)
+    count = kept(seen[0]) if seen else 0
+    print(f"{session}: {count} episodes kept, {len(seen[0].ended) - count if seen else 0} discarded")
+    if count:
+        print(f"make demonstrations of them: rlt demos import --from mcap {session}")
+    return code
 
 
 def _progress() -> Progress:
@@ -131,7 +217,17 @@ def import_(args: argparse.Namespace) -> int:
     """Another format into a new folder of demonstrations."""
     from rlt_ros.data.mapping import load_mapping
 
-    mapping = load_mapping(args.map, args.task)
+    if args.map is not None:
+        mapping = load_mapping(args.map, args.task)
+    elif args.format == "mcap":
+        from rlt_ros.ros.recordings import own_mapping_of
+
+        mapping = own_mapping_of(args.source, args.task)
+    else:
+        from rlt_ros.cli.main import UsageError
+
+        raise UsageError("--from lerobot needs --map: a mapping file, or a name in config/demos")
+    mapping = replace(mapping, skip=(*mapping.skip, *args.skip))
     out = args.out or Path("demos") / mapping.task.name
     with _progress() as bar:
         rows = {}

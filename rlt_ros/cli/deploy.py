@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     content = {node: {"ros__parameters": values} for node, values in own.items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     ended: list[tuple] = []
-    start = commands("sim", "simulated", str(session), task, extra_files=[*files, path], deploy=True)
+    start = commands("sim", "simulated", str(session), task, extra_files=[*files, path], mode="deploy")
     try:
         code = run_graph(start, folder / "log", args.episodes, 0.0, lambda picture: ended.extend(picture.ended))
     except KeyboardInterrupt:

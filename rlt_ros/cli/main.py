@@ -87,3 +87,7 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(["Let a robot practise the critical phase of a task.", "", "commands:", *lines])
+
+
+if __name__ == "__main__":  # python -m rlt_ros.cli.main, as launchers of several processes want it
+    sys.exit(main())

@@ -194,10 +194,12 @@ def practise(session: Path, args: argparse.Namespace) -> int:
     return run_graph(start, session / "log", args.episodes, args.minutes, keep)
 
 
-def run_graph(start: list, log: Path, episodes: int, minutes: float, ended: Callable[[object], None]) -> int:
+def run_graph(start: list, log: Path, episodes: int, minutes: float, ended: Callable[[object], None],
+              display: type[Display] = Display, enough: Callable[[object], bool] | None = None) -> int:
     """Run the commands `start` until the simulated person has had enough; return 0, or 1 when a process died.
 
-    ended: called at the end, however it came, with what was watched (rlt_ros.ros.watch.Picture).
+    ended: called at the end, however it came, with what was watched (rlt_ros.ros.watch.Picture).  display: shows it.
+    enough: says of what is watched whether to end, in the simulated person's place.
     """
     # Before rclpy is imported: nobody else's robot, nobody else's practice.
     os.environ.setdefault("ROS_DOMAIN_ID", str(free_domain()))
@@ -219,14 +221,15 @@ def run_graph(start: list, log: Path, episodes: int, minutes: float, ended: Call
     executor = EventsExecutor()
     executor.add_node(watch.node)
     dead = []
+    enough = enough or (lambda picture: picture.person_is_done)
     try:
-        with Display(episodes, minutes) as display:
+        with display(episodes, minutes) as shown:
             supervisor.start()
-            while not dead and not watch.picture.person_is_done:
+            while not dead and not enough(watch.picture):
                 executor.spin_once(0.1)
                 if interrupt.came:
                     raise KeyboardInterrupt
-                display.show(watch.picture)
+                shown.show(watch.picture)
                 dead = supervisor.dead()
     finally:
         # Whoever presses twice must not leave processes behind.

@@ -188,6 +188,35 @@ class Display:
         return table
 
 
+class DemosDisplay(Display):
+    """The same where a person demonstrates; episodes: how many are to be kept."""
+
+    def _rows(self, picture: Picture, now_s: float) -> list[tuple[str, str, str]]:
+        if not picture.diagnostics:
+            return [("recording", f"starting the processes, {now_s - self._began_s:.0f} s", "")]
+        words = lambda key: picture.words("recorder_node", key) or "0"  # noqa: E731
+        recorded = f"{words('file')}, {words('size_mb')} MB, {words('messages')} messages"
+        lost = words("lost")
+        return [
+            ("episode", f"{picture.episode}, {picture.phase.name}", PHASES[picture.phase]),
+            ("kept", self._success(picture), ""),
+            ("recording", recorded + (f", {lost} lost" if lost != "0" else ""), "yellow" if lost != "0" else ""),
+            self._gate(picture),
+        ]
+
+    def _success(self, picture: Picture) -> str:
+        asked = f" of {self.episodes}" if self.episodes else ""
+        return f"{kept(picture)}{asked}, {len(picture.ended) - kept(picture)} discarded"
+
+    def _drawn(self, picture: Picture) -> dict[str, RenderableType]:
+        return {}
+
+
+def kept(picture: Picture) -> int:
+    """Episodes that ended in success."""
+    return sum(outcome is Outcome.SUCCESS for _, outcome, _ in picture.ended)
+
+
 def _bar(share: float, colour: str, words: str) -> RenderableType:
     """A bar of fixed width and what it says."""
     share = min(1.0, max(0.0, share))

@@ -41,10 +41,12 @@ class EpisodeMachine:
 
     timeout_ticks: longest critical phase.  approach_timeout_ticks: longest approach.  reaction_ticks: by so much a
     person presses later than it happened; labels count for the earlier tick.  All in control ticks.
+    label_any_time: success and failure end the approach too, as where a person demonstrates and nobody hands over.
     Ticks of the current or last episode: start_tick, critical_tick, end_tick; -1 where not reached.
     """
 
-    def __init__(self, timeout_ticks: int, approach_timeout_ticks: int, undo_ticks: int = 0, reaction_ticks: int = 0):
+    def __init__(self, timeout_ticks: int, approach_timeout_ticks: int, undo_ticks: int = 0, reaction_ticks: int = 0,
+                 label_any_time: bool = False):
         for name, value in (("timeout_ticks", timeout_ticks), ("approach_timeout_ticks", approach_timeout_ticks)):
             if value < 1:
                 raise ValueError(f"{name}: got {value}, expected at least 1")
@@ -52,6 +54,7 @@ class EpisodeMachine:
         self.approach_timeout_ticks = approach_timeout_ticks
         self.undo_ticks = undo_ticks
         self.reaction_ticks = reaction_ticks
+        self.label_any_time = label_any_time
         self.episode = 0
         self.phase = Phase.IDLE
         self.outcome = Outcome.NONE
@@ -121,8 +124,8 @@ class EpisodeMachine:
     def _label(self, what: str, tick: int, outcome: Outcome) -> None:
         """What a person says, who pressed reaction_ticks after it happened."""
         if not self.unlabelled:
-            self._require(what, Phase.CRITICAL)
-        self._end(tick, outcome, max(self.critical_tick, tick - self.reaction_ticks))
+            self._require(what, *([Phase.APPROACH] if self.label_any_time else []), Phase.CRITICAL)
+        self._end(tick, outcome, max(self.start_tick, self.critical_tick, tick - self.reaction_ticks))
 
     def _end(self, tick: int, outcome: Outcome, happened: int | None = None) -> None:
         if not self.unlabelled:  # a label that is given again says what happened, not when

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,16 +34,62 @@ def paths(folder: Path) -> list[Path]:
     return found
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """One episode. ValueError when it cannot be read."""
+def read(path: Path, pictures: bool = True) -> dict[str, np.ndarray]:
+    """One episode, without `images` unless `pictures`. ValueError when it cannot be read."""
     try:
         with np.load(path) as file:
-            episode = {k: file[k] for k in file.files}
+            there = file.files
+            episode = {k: file[k] for k in there if pictures or k != "images"}
     except Exception as error:
         raise ValueError(f"{path}: cannot be read ({error}); delete it and record it again") from error
-    if missing := [key for key in KEYS if key not in episode]:
+    if missing := [key for key in KEYS if key not in there]:
         raise ValueError(f"{path}: has no {', '.join(missing)}; delete it and record or import it again")
     return episode
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the pictures of an ``.npz`` lie in their file, so that they can be read one by one.
+
+    offset: of the first, in bytes.  shape: [F, cameras, S, S, 3], uint8.  checksum: of the file's content, from those
+    that it carries.
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    checksum: str
+
+    @classmethod
+    def find(cls, path: Path) -> Pictures:
+        """ValueError when the file is damaged, or written in a way in which pictures cannot be read alone."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+                (info,) = (m for m in members if m.filename == "images.npy")
+                with archive.open(info) as member:
+                    version = np.lib.format.read_magic(member)
+                    read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_{version[1]}")
+                    shape, fortran, dtype = read_header(member)
+                    head = member.tell()
+            with open(path, "rb") as file:
+                file.seek(info.header_offset + 26)  # lengths of name and extra field, which differ from the directory's
+                name, extra = struct.unpack("<HH", file.read(4))
+        except Exception as error:
+            raise ValueError(f"{path}: its pictures cannot be read ({error}); delete it and record it again") from error
+        if info.compress_type != zipfile.ZIP_STORED or fortran or dtype != np.uint8 or len(shape) != 5:
+            raise ValueError(f"{path}: pictures are {dtype} {shape}, {'' if info.compress_type else 'not '}compressed;"
+                             " expected uint8 [frames, cameras, side, side, 3] as numpy.savez writes them")
+        checksum = ",".join(f"{m.filename}:{m.file_size}:{m.CRC:08x}" for m in members)
+        return cls(Path(path), info.header_offset + 30 + name + extra + head, shape, checksum)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Picture uint8 [cameras, S, S, 3] of all cameras. ValueError when the file ends before it."""
+        count = int(np.prod(self.shape[1:]))
+        values = np.fromfile(self.path, np.uint8, count, offset=self.offset + index * count)
+        if len(values) != count:
+            raise ValueError(f"{self.path}: ends within picture {index}; delete it and record it again")
+        return values.reshape(self.shape[1:])
 
 
 def load(folder: Path) -> list[dict[str, np.ndarray]]:

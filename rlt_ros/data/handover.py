@@ -14,7 +14,7 @@ import numpy as np
 
 from rlt_ros.core.handover import Approach, Classifier, HandOverError, Report, report_from_text, report_text
 
-FOLDER = "handover"
+FOLDER, REPORT = "handover", "report.json"
 ARRAYS = ("ticks", "heard", "tokens", "proprios")
 
 
@@ -58,7 +58,7 @@ def save_classifier(session: Path, classifier: Classifier, report: Report) -> No
     """Replace the session's classifier and its report; OSError when the disk refuses."""
     folder = Path(session) / FOLDER
     _write(folder / "classifier.safetensors", classifier.pack())
-    _write(folder / "report.json", report_text(report, classifier.threshold).encode())
+    _write(folder / REPORT, report_text(report, classifier.threshold).encode())
 
 
 def load_classifier(session: Path) -> tuple[Classifier, Report]:
@@ -70,10 +70,21 @@ def load_classifier(session: Path) -> tuple[Classifier, Report]:
                             " of practice first, or train it from their presses: rlt train handover --session DIR")
     classifier = Classifier.unpack(path.read_bytes(), str(path))
     try:
-        report = report_from_text((folder / "report.json").read_text(encoding="utf-8"))
+        report = report_from_text((folder / REPORT).read_text(encoding="utf-8"))
     except (OSError, HandOverError) as error:
-        raise HandOverError(f"{folder / 'report.json'}: {error}; rlt train handover --session DIR writes it") from error
+        raise HandOverError(f"{folder / REPORT}: {error}; rlt train handover --session DIR writes it") from error
     return classifier, report
+
+
+def read_report(session: Path) -> Report | None:
+    """What the session's classifier is worth; None when none was trained. OSError, HandOverError."""
+    path = Path(session) / FOLDER / REPORT
+    if not path.is_file():
+        return None
+    try:
+        return report_from_text(path.read_text(encoding="utf-8"))
+    except (HandOverError, UnicodeDecodeError) as error:
+        raise HandOverError(f"{path}: {error}; rlt train handover --session DIR writes it again") from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -362,6 +362,11 @@ def import_lerobot(
 
     The numbers of all episodes are looked at before the first picture.  DemoError, ValueError.
     """
+    if mapping.proprio or mapping.episodes or not mapping.size:
+        raise DemoError(
+            f"mapping {mapping.path}: state as one topic, episodes and pictures.size 0 are for recordings; a LeRobot"
+            " dataset has features: name those of each part of the state"
+        )
     importer = Importer(Dataset(source), mapping)
     dataset, summary = importer.dataset, Summary()
     chosen = importer.chosen()

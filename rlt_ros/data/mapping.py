@@ -6,6 +6,7 @@ docs/demonstrations.md has it key by key, config/demos examples.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,11 @@ class When:
 
 @dataclass(frozen=True)
 class Mapping:
-    """A checked mapping file. Attributes as its keys."""
+    """A checked mapping file. Attributes as its keys.
+
+    proprio: topic of whole vectors of this package (Proprio), in place of `state`.
+    episodes: topic of EpisodeState, which cuts a recording of this package into episodes; "": one a recording.
+    """
 
     path: Path
     task: Task
@@ -72,6 +77,8 @@ class Mapping:
     derive_twist: bool
     action: Part
     kind: str
+    proprio: str = ""
+    episodes: str = ""
     size: int = 96
     every: int = 5
     success: When = When(constant=True)
@@ -119,6 +126,22 @@ def load_mapping(path: Path, task: str | None = None) -> Mapping:
     return _Reader(path).mapping(raw, task, text)
 
 
+def own_mapping(cameras: Iterable[str], task: str) -> str:
+    """The text of a mapping file for what recorder_node records; `task` is a task's name or file."""
+    # The nodes have judged the pictures already.
+    judged = {"freeze_s": 0.0, "dark_level": 0, "bright_level": 255}
+    values = {
+        "task": task,
+        "pictures": {"size": 0, "every": 5},
+        "cameras": {name: {"from": f"/camera/{name}/image/compressed"} | judged for name in cameras},
+        "state": "/proprio",
+        "action": {"from": "/command/executed", "kind": "normalised"},
+        "episodes": "/episode/state",
+    }
+    head = "# How `rlt demos import` reads this recording, if --map gives no other file; docs/demonstrations.md\n"
+    return head + yaml.safe_dump(values, sort_keys=False)
+
+
 class _Reader:
     """Takes keys out of the file and says which one is wrong."""
 
@@ -145,8 +168,8 @@ class _Reader:
 
     def mapping(self, raw: Any, task_name: str | None, text: str) -> Mapping:
         raw = self.take(raw, "", {
-            "task": (str,), "pictures": (dict,), "cameras": (dict,), "state": (dict,), "action": (dict,),
-            "success": (bool, dict), "critical": (bool, dict), "tasks": (list,), "skip": (list,),
+            "task": (str,), "pictures": (dict,), "cameras": (dict,), "state": (dict, str), "action": (dict,),
+            "success": (bool, dict), "critical": (bool, dict), "episodes": (str,), "tasks": (list,), "skip": (list,),
             "max_clipped": (float,), "max_gap": (float,), "check_statistics": (bool,),
         }, ("task", "cameras", "state", "action"))  # fmt: skip
         name = task_name or raw["task"]
@@ -154,7 +177,7 @@ class _Reader:
         task = load_task(beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else name)
         pictures = self.take(raw.get("pictures", {}), "pictures.", {"size": (int,), "every": (int,)})
         for key, least in (("size", 8), ("every", 1)):
-            if pictures.get(key, least) < least:
+            if pictures.get(key, least) < least and (key, pictures[key]) != ("size", 0):
                 raise self.wrong(f"'pictures.{key}' is {pictures[key]}, expected at least {least}")
         keys = {"max_clipped": raw.get("max_clipped", 0.05), "max_gap_s": raw.get("max_gap", 0.2)}
         skip = raw.get("skip", [])
@@ -162,9 +185,14 @@ class _Reader:
             raise self.wrong(f"'skip' is {skip}, expected numbers of episodes")
         self.same("cameras", raw["cameras"], list(task.cameras), task)
         parts = [key.key for key in task.state]
-        self.same("state", raw["state"], parts, task)
-        derived = raw["state"].get("twist") == "derived"
-        state = {
+        proprio = raw["state"] if isinstance(raw["state"], str) else ""
+        if not proprio:
+            self.same("state", raw["state"], parts, task)
+        if "episodes" in raw and {"success", "critical"} & set(raw):
+            raise self.wrong("'episodes' says what is a success and where the critical phase begins; leave out"
+                             " 'success' and 'critical'")
+        derived = not proprio and raw["state"].get("twist") == "derived"
+        state = {} if proprio else {
             part: self.part(f"state.{part}.", raw["state"][part], (1, key.size) if part != "pose" else (1, 4, 7))
             for part, key in zip(parts, task.state, strict=True)
             if not (part == "twist" and derived)
@@ -183,7 +211,8 @@ class _Reader:
         mapping = Mapping(
             path=self.path, task=task, cameras={c: self.camera(c, raw["cameras"][c]) for c in task.cameras},
             state=state, derive_twist=derived, action=self.part("action.", picked, (1, task.action_dim)),
-            kind=action["kind"], success=self.when("success", raw.get("success", True)),
+            kind=action["kind"], proprio=proprio, episodes=raw.get("episodes", ""),
+            success=self.when("success", raw.get("success", True)),
             critical=self.when("critical", raw.get("critical", False)), tasks=tuple(map(str, raw.get("tasks", []))),
             skip=tuple(skip), check_statistics=raw.get("check_statistics", True), text=text, **pictures, **keys,
         )  # fmt: skip
@@ -242,4 +271,5 @@ class _Reader:
         return When(source=raw.get("from", ""), above=raw.get("above", 0.5), before_end_s=raw.get("before_end"))
 
 
-__all__ = ["KINDS", "UNITS", "CameraMap", "DemoError", "Mapping", "Part", "TaskError", "When", "load_mapping"]
+__all__ = ["KINDS", "UNITS", "CameraMap", "DemoError", "Mapping", "Part", "TaskError", "When", "load_mapping",
+           "own_mapping"]

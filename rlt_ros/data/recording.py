@@ -8,7 +8,8 @@ rest of its file is whole. Files are of bounded size, and the oldest go when all
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mcap.stream_reader import StreamReader
@@ -17,6 +18,7 @@ from mcap.writer import CompressionType, Writer
 from rlt_ros.data.journal import DAMAGE, Pending, journal_files, next_number
 
 FOLDER = "recording"
+MAPPING, TASK = "mapping.yaml", "task.yaml"  # what a recording has within it, to be read as demonstrations
 FILE_BYTES = 32 << 20
 CHUNK_BYTES = 32 << 10
 
@@ -33,15 +35,22 @@ class Recording:
     Args:
         folder: made if missing.
         schemas: topic -> (ROS 2 type such as `rlt_ros/msg/Proprio`, its definition in MCAP's `ros2msg` form).
-        most_bytes: of all files together; the oldest are deleted for it, never the one that is being written.
+        most_bytes: of all files together; the oldest are deleted for it, never the one that is being written. 0: none.
         file_bytes: after which a new file begins.
+        attachments: name -> text that every file has with it.
     """
 
     def __init__(
-        self, folder: Path, schemas: dict[str, tuple[str, str]], most_bytes: int, file_bytes: int = FILE_BYTES
+        self,
+        folder: Path,
+        schemas: dict[str, tuple[str, str]],
+        most_bytes: int,
+        file_bytes: int = FILE_BYTES,
+        attachments: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self._schemas = folder, schemas
         self._most_bytes, self._file_bytes = most_bytes, file_bytes
+        self._attachments = attachments or {}
         self.messages = 0
         self._file, self._size = -1, 0
         self.path = folder
@@ -86,6 +95,8 @@ class Recording:
         self._size, self._pending = 0, Pending()
         self._writer = Writer(self._pending, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
         self._writer.start(profile="ros2", library="rlt_ros")
+        for name, text in self._attachments.items():
+            self._writer.add_attachment(0, time.time_ns(), name, "text/plain", text.encode())
         known: dict[str, int] = {}
         self._channels = {}
         for topic, (name, text) in self._schemas.items():
@@ -98,7 +109,7 @@ class Recording:
         """Delete the oldest files until one more fits."""
         files = journal_files(self.folder)
         sizes = [path.stat().st_size for path in files]
-        while files and sum(sizes) + self._file_bytes > self._most_bytes:
+        while self._most_bytes and files and sum(sizes) + self._file_bytes > self._most_bytes:
             files.pop(0).unlink()
             sizes.pop(0)
 
@@ -126,16 +137,39 @@ def read_recording(folder: Path) -> Iterator[tuple[str, str, int, bytes]]:
     A file that ends in the middle, of a killed process, is read as far as it goes.
     """
     for path in journal_files(folder):
-        schemas, channels = {}, {}
-        with path.open("rb") as file:
-            try:
-                for record in StreamReader(file, emit_chunks=False).records:
-                    kind = type(record).__name__
-                    if kind == "Schema":
-                        schemas[record.id] = record.name
-                    elif kind == "Channel":
-                        channels[record.id] = (record.topic, schemas[record.schema_id])
-                    elif kind == "Message":
-                        yield *channels[record.channel_id], record.log_time, record.data
-            except DAMAGE:
-                continue  # torn at its end
+        yield from read_file(path)
+
+
+def read_file(
+    path: Path, warn: Callable[[str], None] = lambda text: None
+) -> Iterator[tuple[str, str, int, bytes]]:
+    """The same of one file, as far as it is whole; `warn` is told when that is not to its end."""
+    schemas, channels = {}, {}
+    with path.open("rb") as file:
+        try:
+            for record in StreamReader(file, emit_chunks=False, validate_crcs=True).records:
+                kind = type(record).__name__
+                if kind == "Schema":
+                    schemas[record.id] = record.name
+                elif kind == "Channel":
+                    channels[record.id] = (record.topic, schemas[record.schema_id])
+                elif kind == "Message":
+                    yield *channels[record.channel_id], record.log_time, record.data
+        except DAMAGE as error:
+            warn(f"{path} is torn ({str(error) or type(error).__name__}); what is whole before that is read")
+
+
+def read_attachments(path: Path) -> dict[str, str]:
+    """Name -> text of what a file has with it; empty for a file without, or that is none of this package."""
+    found = {}
+    with path.open("rb") as file:
+        try:
+            for record in StreamReader(file, emit_chunks=True).records:
+                kind = type(record).__name__
+                if kind == "Attachment":
+                    found[record.name] = record.data.decode("utf-8", errors="replace")
+                elif kind == "Chunk":  # ours stand before the first
+                    break
+        except DAMAGE:
+            pass
+    return found

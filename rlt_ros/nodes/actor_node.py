@@ -87,6 +87,7 @@ class ActorNode(RltNode):
         self.behind = 0  # ticks whose own proprioception had not come: the actor acted on the one before
         self.arrivals: deque[float] = deque(maxlen=ARRIVALS)  # part of its tick after which proprioception came
         self.hold_reason = ""
+        self.held: Counter[str] = Counter()  # why a running episode was held -> in how many ticks
         self.moved_s = self.now_s()  # when the robot was last not held in a running episode
         self.unusable = ""  # why the newest weights were refused
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
@@ -222,6 +223,8 @@ class ActorNode(RltNode):
         self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
         if not self.hold_reason or self.episode.phase not in RUNNING:
             self.moved_s = now_s
+        else:
+            self.held[self.hold_reason] += 1
 
     def trouble(self) -> str:
         """What somebody must see to, or ""."""
@@ -254,4 +257,4 @@ class ActorNode(RltNode):
             "holding": self.hold_reason,
             "ticks_with_older_proprio": self.behind,
             "exploration_std": self.params.exploration_std,
-        } | pace | refused
+        } | pace | refused | {f"held {reason}": ticks for reason, ticks in self.held.items()}

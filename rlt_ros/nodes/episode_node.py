@@ -30,6 +30,9 @@ class EpisodeNode(RltNode):
         reaction_s: float = parameter(
             0.0, "labels count for so much earlier than the press", unit="s", low=0.0, high=1.0
         )
+        label_any_time: bool = parameter(
+            False, "success and failure may be said without a hand-over: for demonstrations, that a person drives"
+        )
 
     def on_configure_(self) -> None:
         task, p = load_task(self.params.task), self.params
@@ -39,6 +42,7 @@ class EpisodeNode(RltNode):
             approach_timeout_ticks=ticks(p.approach_timeout_s or task.approach_timeout),
             undo_ticks=ticks(p.undo_s),
             reaction_ticks=ticks(p.reaction_s),
+            label_any_time=p.label_any_time,
         )
         # A resumed session goes on counting where its list ends.
         done = read_episodes(Path(p.session)) if p.session else []
@@ -57,6 +61,9 @@ class EpisodeNode(RltNode):
     def on_tick(self, tick: int) -> None:
         if self.machine.step(tick):
             self.send()
+
+    def on_diagnostics_(self) -> dict:
+        return {"label_any_time": self.params.label_any_time}  # the panel asks before it switches a button off
 
     def send(self) -> None:
         m = self.machine

@@ -9,14 +9,15 @@ from std_srvs.srv import Trigger
 
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.gamepad import VirtualPad, load_layout
-from rlt_ros.msg import EpisodeState, SimTruth
+from rlt_ros.msg import EpisodeState, Proprio, SimTruth
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import header, packed
+from rlt_ros.ros.conversions import header, packed, proprio_from_msg
 from rlt_ros.ros.node import RltNode
-from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.processes import gamepad_file
+from rlt_ros.sim.demonstrator import Demonstrator, Seen
 from rlt_ros.sim.person import Habits, SimulatedPerson, View
-from rlt_ros.sim.task import task_folder
+from rlt_ros.sim.task import load_task, task_folder
 
 REQUESTS = {"sim_reset": "sim/reset"} | {
     name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
@@ -28,7 +29,9 @@ JOY_EVERY = 2  # ticks; 25 Hz, about what a joy node's autorepeat sends
 class OperatorNode(RltNode):
     """Looks at sim/truth, presses the buttons of the episode and steers now and then, through a person's interfaces.
 
-    Subscribes: sim/truth (SimTruth), episode/state.  Publishes: joy (Joy, 25 Hz).
+    One who demonstrates steers from start to end as the scripted demonstrator does, and hands nothing over.
+
+    Subscribes: sim/truth (SimTruth), episode/state, and to demonstrate proprio.  Publishes: joy (Joy, 25 Hz; 50 Hz).
     Calls: sim/reset, episode/reset, start, hand_over, success, failure (Trigger).
     """
 
@@ -39,11 +42,12 @@ class OperatorNode(RltNode):
         reaction_s: list[float] = parameter(
             [0.15, 0.3], "shortest and longest time from seeing to pressing", unit="s", low=0.0
         )
-        rest_s: float = parameter(0.5, "pause after an episode", unit="s", low=0.0)
+        rest_s: float = parameter(1.3, "pause after an episode", unit="s", low=0.0)
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
         hands_over: bool = parameter(True, "hands over when the critical phase begins; false: handover_node does")
+        demonstrates: bool = parameter(False, "drives from start to end, as where demonstrations are recorded")
         gamepad: str = parameter("xbox", "gamepad file that the person holds: as the teleop node's")
         wait_for: list[str] = parameter(
             [], "nodes whose diagnostics must say that they are active before the first episode"
@@ -60,6 +64,7 @@ class OperatorNode(RltNode):
                 intervention_s=tuple(p.intervention_s),
                 steering_noise_m=p.steering_noise_m,
                 hands_over=p.hands_over,
+                demonstrates=p.demonstrates,
             ),
             p.seed,
         )
@@ -74,11 +79,32 @@ class OperatorNode(RltNode):
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.EVENT)
         self.asked = 0  # requests that wait for their answer
+        self.hand: Demonstrator | None = None
+        if p.demonstrates:
+            self.learn_to_demonstrate()
         self.every_tick(self.on_tick, phase=0.5)
+
+    def learn_to_demonstrate(self) -> None:
+        task = load_task(self.params.task)
+        if task.action_names != STEERS or task.wrench_index != 8:
+            raise ParameterError(
+                f"{self.get_name()}: parameter 'demonstrates' is set, but the scripted demonstrator knows the Ethernet"
+                f" task, with actions {', '.join(STEERS)} and a wrench after pose and twist; task '{task.name}' has"
+                f" {', '.join(task.action_names)}"
+            )
+        self.seen = Seen(task)
+        self.random = np.random.default_rng([self.params.seed, 2])
+        self.demonstrated = -1  # start of the episode that `hand` is for
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+
+    def on_proprio(self, msg: Proprio) -> None:
+        _, self.seen.values = proprio_from_msg(msg, self.seen.task.proprio_dim)
 
     def on_truth(self, msg: SimTruth) -> None:
         offset = np.array(msg.offset) if len(msg.offset) == 3 else np.array([msg.lateral_error, 0.0, -msg.depth])
         self.person.see(self.now_s(), View(offset, msg.yaw_error, msg.critical, msg.success, msg.failure))
+        if self.params.demonstrates:
+            self.seen.offset, self.seen.yaw_error = offset, msg.yaw_error
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.episode = msg
@@ -105,24 +131,36 @@ class OperatorNode(RltNode):
         return self.now_ns() + 1 if self.asked else None
 
     def on_tick(self, tick: int) -> None:
-        if tick % JOY_EVERY:
+        if tick % JOY_EVERY and not self.params.demonstrates:
             return
         self.problem = f"waiting for {', '.join(sorted(self.awaited))}" if self.awaited else ""
         if self.episode is None or self.awaited or self.done:
             return
         wish = self.person.act(self.now_s(), Phase(self.episode.phase), Outcome(self.episode.outcome))
         for name in wish.requests:
-            if self.requests[name].service_is_ready():
-                self.asked += 1
-                future = self.requests[name].call_async(Trigger.Request())
-                future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
-        motions = {}
+            if not self.requests[name].service_is_ready():
+                self.person.was_not_heard()
+                continue
+            self.asked += 1
+            future = self.requests[name].call_async(Trigger.Request())
+            future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
+        motions = self.demonstrated_motions() if self.params.demonstrates else {}
+        steers = bool(motions) or wish.stick is not None
         if wish.stick is not None:
             zone = self.pad.layout.dead_zone  # small motions of the hand get lost in it
             ways = (np.abs(wish.stick) - zone).clip(0.0) / (1.0 - zone)
             motions = dict(zip(STEERS, np.sign(wish.stick) * ways, strict=True))
-        axes, buttons = self.pad.reading(motions, () if wish.stick is None else ("deadman",))
+        axes, buttons = self.pad.reading(motions, ("deadman",) if steers else ())
         self.joy.publish(Joy(header=header(self.now_ns()), axes=packed(np.array(axes)), buttons=buttons))
+
+    def demonstrated_motions(self) -> dict[str, float]:
+        """The next tick's motions of who demonstrates, as parts of the sticks' full speed; none outside an episode."""
+        if self.episode.phase not in (Phase.APPROACH, Phase.CRITICAL) or not np.isfinite(self.seen.offset).all():
+            return {}
+        if self.episode.start_tick != self.demonstrated:
+            self.demonstrated, self.hand = self.episode.start_tick, Demonstrator(self.seen, self.random)
+        full = [abs(self.pad.layout.motions[name].scale) for name in STEERS]
+        return {name: float(a) / most for name, a, most in zip(STEERS, self.hand.step(self.seen), full, strict=True)}
 
     def on_answer(self, name: str, future) -> None:
         answer = future.result()

@@ -57,6 +57,9 @@ class SimNode(RltNode):
         camera_every: int = parameter(2, "ticks from picture to picture", unit="ticks", low=1)
         interface: str = parameter("chunk", "controller that the robot has, as the safety node's", choices=INTERFACES)
         command: str = parameter("position", "what forward_command takes", choices=("position", "velocity"))
+        reset_with_episode: bool = parameter(
+            False, "the next scene when an episode is reset: for a person who has the episode's buttons only"
+        )
         realtime_factor: float = parameter(
             1.0, "with use_sim_time: simulated over real time at most; 0: as fast as the nodes can", low=0.0
         )
@@ -78,6 +81,7 @@ class SimNode(RltNode):
         self.scene = p.seed
         self.commands: deque[Chunk] = deque(maxlen=8)
         self.critical = False
+        self.phase: int | None = None
         self.silent_until_s = 0.0
         self.critical_ticks = self.without_fresh = self.bridged = 0
         self.starts: deque[tuple[int, float]] = deque(maxlen=100)
@@ -205,6 +209,9 @@ class SimNode(RltNode):
 
     def on_episode(self, msg: EpisodeState) -> None:
         self.critical = msg.phase == Phase.CRITICAL
+        before, self.phase = self.phase, msg.phase
+        if self.params.reset_with_episode and msg.phase == Phase.IDLE and before not in (None, Phase.IDLE):
+            self.on_reset()
 
     def on_reset(self) -> str:
         with self.stepping, self.painting:

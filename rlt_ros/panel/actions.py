@@ -34,9 +34,10 @@ ACTIONS = {
 }
 
 
-def refusal(name: str, phase: Phase, outcome: Outcome = Outcome.NONE, committed: bool = True) -> str:
+def refusal(name: str, phase: Phase, outcome: Outcome = Outcome.NONE, committed: bool = True,
+            label_any_time: bool = False) -> str:
     """Why EpisodeMachine would refuse `name` in this state, in the words of the buttons; "" when it would not."""
-    machine = EpisodeMachine(timeout_ticks=1, approach_timeout_ticks=1)
+    machine = EpisodeMachine(timeout_ticks=1, approach_timeout_ticks=1, label_any_time=label_any_time)
     machine.phase, machine.outcome, machine.committed = phase, outcome, committed
     request = getattr(machine, name, None)
     if request is None:  # not a request of the machine

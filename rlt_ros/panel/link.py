@@ -119,6 +119,12 @@ class Snapshot:
         return self.taken_s - self.episode_s < STALE_S
 
     @property
+    def label_any_time(self) -> bool:
+        """episode_node takes labels without a hand-over: a person demonstrates."""
+        health = self.nodes.get("episode_node")
+        return health is not None and health.values.get("label_any_time") == "True"
+
+    @property
     def driven(self) -> bool:
         """Somebody commands the robot, if only to hold."""
         return self.taken_s - self.executed_s < STALE_S

@@ -28,6 +28,10 @@ EXPLAIN = {
     Phase.APPROACH: "the VLA approaches",
     Phase.CRITICAL: "the policy acts and learns from it",
 }
+DEMONSTRATED = {  # where a person drives from start to end
+    Phase.APPROACH: "steer; Success keeps it, Failure does not",
+    Phase.CRITICAL: "steer: the critical phase has begun",
+}
 OUTCOME_WORDS = {
     Outcome.NONE: "NO LABEL",
     Outcome.SUCCESS: "SUCCESS",
@@ -188,7 +192,7 @@ class Panel(QtWidgets.QWidget):
             self.phase.show_(OUTCOME_WORDS[s.outcome], words, themes.OUTCOMES[s.outcome])
         else:
             number = f"episode {s.episode}: " if s.phase is not Phase.IDLE else ""
-            words = believed(s)[0] or EXPLAIN[s.phase]
+            words = believed(s)[0] or (DEMONSTRATED if s.label_any_time else EXPLAIN).get(s.phase, EXPLAIN[s.phase])
             self.phase.show_(s.phase.name, number + words, themes.PHASES[s.phase])
 
     def _show_driver(self, s: Snapshot, now_s: float) -> None:
@@ -238,7 +242,7 @@ class Panel(QtWidgets.QWidget):
             elif name in s.asked:
                 button.allow(f"asked; waiting for {action.service}", "asked ...")
             else:
-                reason = refusal(name, s.phase, s.outcome, s.committed)
+                reason = refusal(name, s.phase, s.outcome, s.committed, s.label_any_time)
                 running = name == "reset" and s.phase in (Phase.APPROACH, Phase.CRITICAL)
                 means = believed(s)[1] if name == "hand_over" else "aborts the episode" if running else ""
                 button.allow(reason, in_short(reason), means)

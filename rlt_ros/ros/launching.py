@@ -11,8 +11,11 @@ from rlt_ros.core.gamepad import load_layout
 from rlt_ros.ros import processes
 
 
-def description(*more: DeclareLaunchArgument, deploy: bool = False) -> LaunchDescription:
-    """All processes of the table that fit the arguments; `more` are those in which the launch files differ."""
+def description(*more: DeclareLaunchArgument, mode: str = "practice") -> LaunchDescription:
+    """All processes of the table that fit the arguments; `more` are those in which the launch files differ.
+
+    mode: one of processes.MODES; with an argument `teleop` that is false, "demos" becomes "watch".
+    """
     return LaunchDescription([
         DeclareLaunchArgument("robot", description="robot file: a path, a name from config/robots, or 'sim'"),
         *more,
@@ -26,27 +29,29 @@ def description(*more: DeclareLaunchArgument, deploy: bool = False) -> LaunchDes
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
         DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from config/"
                               "gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
-        OpaqueFunction(function=_nodes, args=[deploy]),
+        OpaqueFunction(function=_nodes, args=[mode]),
     ])
 
 
-def _nodes(context: LaunchContext, deploy: bool) -> list[LaunchDescriptionEntity]:
+def _nodes(context: LaunchContext, mode: str) -> list[LaunchDescriptionEntity]:
     given = context.launch_configurations
+    if mode == "demos" and given.get("teleop") == "false":
+        mode = "watch"
     robot, person, namespace = given["robot"], given["person"], given["namespace"]
     if not person:
         person = "simulated" if robot == "sim" else "human"
     session = str(Path(given["session"]).expanduser().resolve()) if given["session"] else ""
     share = Path(get_package_share_directory(processes.PACKAGE))
-    files = processes.parameter_files(share, robot)
-    if deploy:
+    files = processes.parameter_files(share, robot, mode)
+    if mode == "deploy":
         files += (processes.session_files(session) if robot == "sim" else []) + processes.deploy_files(share)
     shared = processes.shared_parameters(session, given["task"])
     if given["use_sim_time"]:
         shared["use_sim_time"] = given["use_sim_time"] == "true"
     gamepad = processes.gamepad_file(share, given["gamepad"] or processes.gamepad_in(files)).resolve()
     record, driver = given.get("record") == "true", load_layout(gamepad).driver
-    return [_node(p, files, processes.own_parameters(p, shared, given["realtime"] == "true", str(gamepad)), namespace)
-            for p in processes.select(robot, person, driver, record, deploy)]
+    own = lambda p: processes.own_parameters(p, shared, given["realtime"] == "true", str(gamepad), files)  # noqa: E731
+    return [_node(p, files, own(p), namespace) for p in processes.select(robot, person, driver, record, mode)]
 
 
 def _node(process: processes.Process, files: list[Path], own: dict, namespace: str) -> Node:

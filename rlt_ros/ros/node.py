@@ -46,6 +46,8 @@ from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _WALL = Clock(clock_type=ClockType.STEADY_TIME)
 _WARN_EVERY_S = 2.0  # a peer that sends garbage at 50 Hz must not fill the log
+# A node that has just been activated says oftener how it is, until all is well or so long: others wait for it.
+_NEWS_EVERY_S, _NEWS_FOR_S = 0.1, 5.0
 
 
 class RltNode(LifecycleNode):
@@ -348,6 +350,17 @@ class RltNode(LifecycleNode):
             loop.start()
         self.give_leave()
         self._take_place()
+        self._tell_when_well()
+
+    def _tell_when_well(self) -> None:
+        """Say it when the node is active and has what it needs, not up to a second later."""
+        until_s = time.monotonic() + _NEWS_FOR_S
+
+        def tell() -> None:
+            if self._publish_diagnostics() == DiagnosticStatus.OK or time.monotonic() > until_s:
+                timer.cancel()
+
+        timer = self.every(_NEWS_EVERY_S, tell, wall=True)
 
     def _take_place(self) -> None:
         """Among the processes of the machine. Not before: the robot waits for who has just started."""
@@ -469,7 +482,8 @@ class RltNode(LifecycleNode):
 
         return guarded
 
-    def _publish_diagnostics(self) -> None:
+    def _publish_diagnostics(self) -> bytes:
+        """Say how the node is; the level that was said."""
         self.give_leave(again=True)
         state = self._state_machine.current_state[1]
         with self._lock:
@@ -490,3 +504,4 @@ class RltNode(LifecycleNode):
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)
+        return level

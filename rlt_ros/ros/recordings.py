@@ -1,4 +1,4 @@
-"""Recordings of messages (MCAP, also of rosbag2) as demonstrations, one episode a recording.
+"""Recordings of messages (MCAP, also of rosbag2) as demonstrations: one episode a recording, or cut by episode/state.
 
 Every message goes through what camera_node and proprio_node do with it live (rlt_ros.core.ingest): the same pictures
 and the same vectors come out. DemoError names file, topic, message and time.
@@ -6,9 +6,10 @@ and the same vectors come out. DemoError names file, topic, message and time.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,17 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray
 
 from rlt_ros.core.chunks import ControlClock
+from rlt_ros.core.episode import Outcome
 from rlt_ros.core.ingest import CameraIngest, ProprioIngest
-from rlt_ros.core.pictures import PictureError
+from rlt_ros.core.pictures import PictureError, compressed_size
 from rlt_ros.core.proprioception import ProprioError, yaw_of
 from rlt_ros.core.streams import StampError
 from rlt_ros.data import demos, resample
-from rlt_ros.data.mapping import DemoError, Mapping
-from rlt_ros.msg import ActionChunk
-from rlt_ros.ros.conversions import chunk_from_msg, stamp_ns
+from rlt_ros.data.journal import journal_files
+from rlt_ros.data.mapping import DemoError, Mapping, load_mapping
+from rlt_ros.data.recording import FOLDER, MAPPING, TASK, read_attachments, read_file
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio
+from rlt_ros.ros.conversions import chunk_from_msg, proprio_from_msg, stamp_ns
 from rlt_ros.ros.ingest import add_reading, small_picture
 
 TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": CompressedImage,
@@ -37,6 +41,7 @@ TYPES = {"sensor_msgs/msg/Image": Image, "sensor_msgs/msg/CompressedImage": Comp
          "geometry_msgs/msg/TwistStamped": TwistStamped, "geometry_msgs/msg/WrenchStamped": WrenchStamped,
          "std_msgs/msg/Float64MultiArray": Float64MultiArray, "std_msgs/msg/Bool": Bool,
          "rlt_ros/msg/ActionChunk": ActionChunk}  # fmt: skip
+TYPES_OWN = TYPES | {"rlt_ros/msg/Proprio": Proprio, "rlt_ros/msg/EpisodeState": EpisodeState}
 _PICTURES = (Image, CompressedImage)
 _STREAMS = {"pose": (PoseStamped,), "twist": (TwistStamped,), "wrench": (WrenchStamped,), "joint_states": (JointState,)}
 # kind of action -> messages that can say it
@@ -45,6 +50,7 @@ _ACTIONS = {"normalised": (ActionChunk, TwistStamped, JointState, Float64MultiAr
             "position": (PoseStamped, JointState, Float64MultiArray), "delta": ()}  # fmt: skip
 _DAMAGE = (McapError, OSError, ValueError, EOFError, AssertionError)
 _DENSE = 0.9  # part of the ticks that must have a vector of their own for them to be taken as they are
+_AROUND_NS = 1_000_000_000  # before and after an episode, for messages that come early or late
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,104 @@ class Recording:
 
     path: Path
     files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One episode within a recording of this package; ticks, critical -1 where nobody marked it."""
+
+    number: int  # as the operator saw it
+    start: int
+    end: int
+    critical: int
+
+
+class Session:
+    """A recording of this package: its files, and the episodes that were kept in it.
+
+    Attributes:
+        cuts: the kept ones, in order.  notes: what a person should know.
+    """
+
+    def __init__(self, source: Path, mapping: Mapping) -> None:
+        """DemoError when there is no recording, or nothing was kept in it, or it is of another rate than the task."""
+        topic, clock = mapping.episodes, ControlClock(mapping.task.rate)
+        self.path, self.files = Path(source), own_files(source)
+        if not self.files:
+            raise DemoError(f"{source}: no recording ({FOLDER}/*.mcap); give the session that was recorded in")
+        self.notes: list[str] = []
+        self.topics: dict[str, str] = {}
+        self._spans: list[tuple[Path, int, int]] = []  # file, from when to when
+        last: dict[tuple[int, int], EpisodeState] = {}  # what was said last of an episode: labels can be taken back
+        for path in self.files:
+            begin_ns = end_ns = 0
+            for where, kind, log_ns, data in read_file(path, self.notes.append):
+                if where == mapping.proprio and where not in self.topics and TYPES_OWN.get(kind) is Proprio:
+                    _expect_rate(path, data, clock, mapping)
+                self.topics[where] = kind
+                begin_ns, end_ns = begin_ns or log_ns, max(end_ns, log_ns)
+                if where != topic:
+                    continue
+                if TYPES_OWN.get(kind) is not EpisodeState:
+                    raise DemoError(f"{path}: {topic} is a {kind}, expected rlt_ros/msg/EpisodeState for 'episodes'")
+                msg = deserialize_message(data, EpisodeState)
+                if msg.start_tick >= 0:
+                    last[msg.episode, msg.start_tick] = msg
+            self._spans.append((path, begin_ns, end_ns))
+        kept = [msg for msg in last.values() if msg.outcome == Outcome.SUCCESS]
+        others = Counter(Outcome(msg.outcome).name.lower() for msg in last.values() if msg.outcome != Outcome.SUCCESS)
+        if "none" in others:
+            others["not ended"] = others.pop("none")
+        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(others.items()))
+        if not kept:
+            raise DemoError(
+                f"{source}: nothing was kept in it ({told or f'no episode on {topic}'}); only episodes that end in"
+                " success are demonstrations"
+            )
+        if told:
+            self.notes.append(f"left out, as they did not end in success: {told}")
+        self.cuts = [
+            Cut(msg.episode, msg.start_tick, msg.end_tick, msg.critical_tick)
+            for msg in sorted(kept, key=lambda msg: msg.start_tick)
+        ]
+
+    def messages(self, begin_ns: int, end_ns: int) -> Iterator[tuple[str, str, int, bytes]]:
+        """(topic, type, when it was received, CDR bytes) of what came between two times."""
+        for path, first_ns, last_ns in self._spans:
+            if first_ns <= end_ns and begin_ns <= last_ns:
+                yield from (found for found in read_file(path) if begin_ns <= found[2] <= end_ns)
+
+
+def _expect_rate(path: Path, data: bytes, clock: ControlClock, mapping: Mapping) -> None:
+    msg = deserialize_message(data, Proprio)
+    tick = clock.tick(stamp_ns(msg.header.stamp))
+    if msg.tick != tick:
+        raise DemoError(
+            f"{path}: {mapping.proprio} has tick {msg.tick} where the stamp is of tick {tick} at {clock.rate_hz:g} Hz:"
+            f" it was recorded at another rate than that of the task '{mapping.task.name}'"
+        )
+
+
+def own_files(source: Path) -> list[Path]:
+    """The files of a recording of this package: of a session, of its folder of recordings, or the file itself."""
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    folder = source / FOLDER if (source / FOLDER).is_dir() else source
+    return journal_files(folder)
+
+
+def own_mapping_of(source: Path, task: str | None = None) -> Mapping:
+    """The mapping that a recording of this package has within it; `task` goes before its own. DemoError without one."""
+    files = own_files(source)
+    found = read_attachments(files[0]) if files else {}
+    if MAPPING not in found:
+        raise DemoError(f"{source}: no recording of rlt_ros with a mapping of its own; give a mapping file with --map")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (MAPPING, TASK):
+            (Path(folder) / name).write_text(found.get(name, ""), encoding="utf-8")
+        mapping = load_mapping(Path(folder) / MAPPING, task)
+    return replace(mapping, path=files[0] / MAPPING)
 
 
 def recordings(source: Path) -> list[Recording]:
@@ -98,17 +202,25 @@ def import_mcap(
     _fits(mapping)
     notes: Counter[str] = Counter()
     with demos.new_folder(out) as folder:
-        found = recordings(source)
-        chosen = [(i, recording) for i, recording in enumerate(found) if i not in mapping.skip]
+        session = Session(source, mapping) if mapping.episodes else None
+        found = session.cuts if session is not None else recordings(source)
+        chosen = [(i, part) for i, part in enumerate(found) if i not in mapping.skip]
+        what = "recordings" if session is None else "episodes"
         if not chosen:
-            raise DemoError(f"{source}: skip in {mapping.path} leaves none of {len(found)} recordings")
-        for done, (number, recording) in enumerate(chosen, 1):
-            episode, said = Episode(mapping, recording).read()
+            raise DemoError(f"{source}: skip in {mapping.path} leaves none of {len(found)} {what}")
+        for done, (number, part) in enumerate(chosen, 1):
+            if session is None:
+                reader = Episode(mapping, part)
+            else:
+                name = Path(f"{session.path}, episode {part.number} (--skip {number})")
+                reader = Episode(mapping, Recording(name, tuple(session.files)), session, part)
+            episode, said = reader.read()
             notes.update(said)
             images = episode.pop("images")
             demos.save(folder / f"episode_{number:06d}.npz", images, len(images), **episode)
             progress(done, len(chosen))
-        told = [f"{text}: {count} of {len(chosen)} recordings" for text, count in notes.items()]
+        told = [f"{text}: {count} of {len(chosen)} {what}" for text, count in notes.items()]
+        told += session.notes if session is not None else []
         demos.note_origin(folder, source, mapping, told)
     return len(chosen), told
 
@@ -150,8 +262,13 @@ class _Action:
 class Episode:
     """One recording on its way to a demonstration."""
 
-    def __init__(self, mapping: Mapping, recording: Recording) -> None:
+    def __init__(
+        self, mapping: Mapping, recording: Recording, session: Session | None = None, cut: Cut | None = None
+    ) -> None:
+        """session, cut: the recording is of this package, and the episode a part of it."""
         self.mapping, self.task, self.recording = mapping, mapping.task, recording
+        self.session, self.cut = session, cut
+        self.types = TYPES_OWN if mapping.proprio or mapping.episodes else TYPES
         self.clock = ControlClock(self.task.rate)
         shortest_ns = self.clock.period_ns // 2
         self.cameras = {
@@ -174,7 +291,7 @@ class Episode:
     def read(self) -> tuple[dict[str, Any], list[str]]:
         """(what demos.save takes, notes)."""
         uses = self._uses()
-        seen = self._topics(set(uses))
+        seen = self._topics(set(uses)) if self.session is None else self.session.topics.keys()
         missing = [topic for topic in uses if topic not in seen]
         if missing:
             raise self.wrong(
@@ -211,6 +328,8 @@ class Episode:
             uses.setdefault(source.source, []).append((f"camera '{name}'", self._camera(name)))
         for stream, topic in mapping.streams.items():
             uses.setdefault(topic, []).append((f"state ({stream})", self._stream(stream)))
+        if mapping.proprio:
+            uses.setdefault(mapping.proprio, []).append(("state", self._vector))
         uses.setdefault(mapping.action.source, []).append(("action", self._command))
         for what, when in (("success", mapping.success), ("critical", mapping.critical)):
             if when.source and when.source not in self.true:
@@ -224,7 +343,10 @@ class Episode:
 
         def take(msg: Any, ns: int, received_ns: int) -> None:
             self._expect(msg, _PICTURES)
-            picture, wrong = ingest.take(ns, received_ns, lambda: small_picture(msg, size, source.crop))
+            if self.cut is not None and self.clock.tick(ns) < self.cut.start:
+                return  # the scene may have been another one
+            side = size or _side(msg, source.crop)
+            picture, wrong = ingest.take(ns, received_ns, lambda: small_picture(msg, side, source.crop))
             if picture is not None:
                 kept[-(-self.clock.tick(ns) // every)] = ns, picture
             elif wrong != "too_many":
@@ -246,6 +368,17 @@ class Episode:
                 self.joined.append(joined)
 
         return take
+
+    def _vector(self, msg: Any, ns: int, received_ns: int) -> None:
+        self._expect(msg, (Proprio,))
+        try:
+            tick, values = proprio_from_msg(msg, self.task.proprio_dim)
+        except ValueError as error:
+            raise self.wrong(f"state: {error}; was it recorded for another task than '{self.task.name}'?") from None
+        if self.joined and tick <= self.joined[-1][0]:
+            raise StampError("order", "not newer than the one before")
+        if self.cut is None or self.cut.start <= tick <= self.cut.end:
+            self.joined.append((tick, ns, values))
 
     def _truth(self, topic: str, above: float) -> Callable[[Any, int, int], None]:
         def take(msg: Any, ns: int, received_ns: int) -> None:
@@ -325,17 +458,17 @@ class Episode:
                     if channel.topic not in wanted:
                         continue
                     schema = summary.schemas.get(channel.schema_id)
-                    name = schema.name if schema is not None else "nothing"
-                    if name not in TYPES:
-                        raise self.wrong(
-                            f"{channel.topic} is a {name}, which cannot be imported; expected one of:"
-                            f" {', '.join(TYPES)}"
-                        )
+                    self._type(channel.topic, schema.name if schema is not None else "nothing")
                     if channel.message_encoding != "cdr":
                         raise self.wrong(
                             f"{channel.topic} is encoded as {channel.message_encoding!r}, expected 'cdr' of ROS 2"
                         )
         return seen
+
+    def _type(self, topic: str, name: str) -> type:
+        if name not in self.types:
+            raise self.wrong(f"{topic} is a {name}, which cannot be imported; expected one of: {', '.join(self.types)}")
+        return self.types[name]
 
     def _torn(self, error: object) -> DemoError:
         return self.wrong(
@@ -344,13 +477,19 @@ class Episode:
         )
 
     def _messages(self, topics: dict) -> Iterator[tuple[str, type, int, bytes]]:
+        if self.session is not None and self.cut is not None:
+            begin_ns, end_ns = (self.clock.stamp_ns(tick) for tick in (self.cut.start, self.cut.end + 1))
+            for topic, name, log_ns, data in self.session.messages(begin_ns - _AROUND_NS, end_ns + _AROUND_NS):
+                if topic in topics:
+                    yield topic, self._type(topic, name), log_ns, data
+            return
         for path in self.recording.files:
             with self._open(path) as stream:
                 try:
                     for schema, channel, message in SeekingReader(stream, validate_crcs=True).iter_messages(
                         list(topics)
                     ):
-                        yield channel.topic, TYPES[schema.name], message.log_time, message.data
+                        yield channel.topic, self.types[schema.name], message.log_time, message.data
                 except DemoError:
                     raise
                 except _DAMAGE as error:
@@ -362,7 +501,8 @@ class Episode:
         self.file = self.recording.path
         mapping, task, period_ns = self.mapping, self.task, self.clock.period_ns
         if len(self.joined) < 2:
-            missing = self.ingest.assembler.waiting_for() or ["more than one tick"]
+            missing = [self.mapping.proprio] if self.mapping.proprio else self.ingest.assembler.waiting_for()
+            missing = missing or ["more than one tick"]
             raise self.wrong(
                 f"the state never comes together: nothing usable of {', '.join(missing)}; the episode is empty"
             )
@@ -372,6 +512,8 @@ class Episode:
             raise self._gap("the state", int(stamps[np.argmax(gaps)]), gaps.max() * 1e-9)
         frames = self._frames(int(self.joined[0][0]), int(self.joined[-1][0]))
         first, last = frames[0] * mapping.every, int(self.joined[-1][0])
+        if self.cut is not None:
+            self._expect_all_of(self.cut, first, last)
         ticks = np.arange(first, last + 1)
         if len(ticks) < 2:
             raise self.wrong("pictures and state have less than two ticks in common; the episode is empty")
@@ -387,7 +529,9 @@ class Episode:
             proprio = resample.interpolate(at * 1e-9, (stamps - stamps[0]) * 1e-9, values, mapping.angles)
         action = self._actions(ticks, notes)
         critical = mapping.critical
-        if critical.source:
+        if self.cut is not None:
+            critical_tick = min(max(self.cut.critical - first, 0), len(ticks) - 1) if self.cut.critical >= 0 else -1
+        elif critical.source:
             true = [self.clock.tick(ns) for ns in self.true[critical.source]]
             critical_tick = min(max(min(true) - first, 0), len(ticks) - 1) if true else -1
         elif critical.before_end_s is not None:
@@ -395,12 +539,25 @@ class Episode:
         else:
             critical_tick = 0 if critical.constant else -1
         success = bool(self.true[mapping.success.source]) if mapping.success.source else bool(mapping.success.constant)
-        images = np.stack([[self.pictures[name][frame][1] for name in mapping.cameras] for frame in frames])
+        shown = [[self.pictures[name][frame][1] for name in mapping.cameras] for frame in frames]
+        if len(sizes := {picture.shape[:2] for pictures in shown for picture in pictures}) > 1:
+            raise self.wrong(f"pictures of several sizes ({sorted(sizes)}) and pictures.size 0: give a size, in px")
+        images = np.stack(shown)
         return dict(
             images=images, frame_tick=np.array(frames) * mapping.every - first, proprio=proprio,
             action=np.clip(action, -1.0, 1.0), success=np.asarray(success), critical_tick=np.asarray(critical_tick),
             instruction=np.asarray(task.instruction),
         ), notes  # fmt: skip
+
+    def _expect_all_of(self, cut: Cut, first: int, last: int) -> None:
+        """DemoError when the recording lacks the beginning or the end of its episode."""
+        most_s = self.mapping.max_gap_s + self.mapping.every * self.clock.period_s
+        for what, ticks in (("beginning", first - cut.start), ("end", cut.end - last)):
+            if ticks * self.clock.period_s > most_s:
+                raise self.wrong(
+                    f"{ticks * self.clock.period_s:.2f} s of pictures or state are missing at its {what}, more than"
+                    f" {most_s:g} s: the recorder, a camera or the robot's driver was silent; leave it out"
+                )
 
     def _frames(self, first: int, last: int) -> list[int]:
         """The multiples of `every` ticks from where all cameras are there to the state's end; DemoError for a gap."""
@@ -476,6 +633,15 @@ class Episode:
         if over.any():
             notes.append("actions over full action are clipped")
         return out
+
+
+def _side(msg: Any, crop: tuple[int, ...]) -> int:
+    """Side [px] of the square that a picture has as it is."""
+    if crop:
+        return min(crop[2:])
+    if isinstance(msg, CompressedImage):
+        return min(compressed_size(msg.data.tobytes())[1:])
+    return min(msg.width, msg.height)
 
 
 def _values(msg: Any, kind: str) -> tuple[list[str], list[float]]:

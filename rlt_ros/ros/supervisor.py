@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlt_ros.core.gamepad import load_layout
 from rlt_ros.ros import processes
 from rlt_ros.ros.zygote import Copy, Zygote
 
@@ -49,21 +50,25 @@ class Death:
 
 def commands(robot: str, person: str, session: str, task: str, namespace: str = "",
              extra_files: Sequence[Path] = (), realtime: bool = False, record: bool = False,
-             deploy: bool = False) -> list[Command]:
+             mode: str = "practice", gamepad: str = "") -> list[Command]:
     """Return the commands for the whole graph, from the process table and the installed package.
 
     `extra_files` are parameter files over all others; `realtime` gives the control loop real-time priorities; `record`
-    adds the recorder; `deploy` runs a practised session. Raises FileNotFoundError for an executable that is not
-    installed, with what to do.
+    adds the recorder; `mode` is one of processes.MODES; an empty `gamepad` is left to the files. Raises
+    FileNotFoundError for an executable that is not installed, with what to do.
     """
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 
     share = Path(get_package_share_directory(processes.PACKAGE))
-    files = processes.parameter_files(share, robot) + list(extra_files)
-    files += processes.deploy_files(share) if deploy else []
+    files = processes.parameter_files(share, robot, mode) + list(extra_files)
+    files += processes.deploy_files(share) if mode == "deploy" else []
     shared = processes.shared_parameters(session, task)
+    driver = "joy"
+    if gamepad:
+        path = processes.gamepad_file(share, gamepad).resolve()
+        gamepad, driver = str(path), load_layout(path).driver
     found = []
-    for process in processes.select(robot, person, record=record, deploy=deploy):
+    for process in processes.select(robot, person, driver, record, mode):
         try:
             executable = Path(get_package_prefix(process.package)) / "lib" / process.package / process.name
         except PackageNotFoundError:
@@ -71,7 +76,7 @@ def commands(robot: str, person: str, session: str, task: str, namespace: str = 
                                     f" apt install ros-$ROS_DISTRO-{process.package}") from None
         if not executable.is_file():
             raise FileNotFoundError(f"no executable {executable}; build the package: make build")
-        argv = [str(executable), *processes.arguments(process, files, shared, namespace, realtime)]
+        argv = [str(executable), *processes.arguments(process, files, shared, namespace, realtime, gamepad)]
         found.append(Command(process.name, argv, process.environment(), process.modules))
     return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlt_ros.sim.task import TaskEnv
+from rlt_ros.sim.task import Task, TaskEnv
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,27 @@ class Habits:
     tremor: float = 0.02  # of a full stick
 
 
+class Seen:
+    """As much of a TaskEnv as a Demonstrator looks at, told by messages.
+
+    offset: plug tip minus jack mouth [3], m.  yaw_error: rad.  values: proprioception [P].
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.offset, self.yaw_error, self.values = np.full(3, np.nan), np.nan, np.zeros(task.proprio_dim)
+
+    def info(self) -> dict:
+        return {"offset": self.offset, "yaw_error": self.yaw_error}
+
+    def proprio(self) -> np.ndarray:
+        return self.values
+
+
 class Demonstrator:
     """``action = step(env)`` once a control tick; normalised float32 [4]."""
 
-    def __init__(self, env: TaskEnv, rng: np.random.Generator, habits: Habits = Habits()):
+    def __init__(self, env: TaskEnv | Seen, rng: np.random.Generator, habits: Habits = Habits()):
         self.rng, self.habits = rng, habits
         self.tick = 1.0 / env.task.rate
         self.scale = np.asarray(env.task.action_scale)
@@ -51,7 +68,7 @@ class Demonstrator:
     def _pause(self, factor: float = 1.0) -> None:
         self.wait = int(factor * self.rng.uniform(*self.habits.pause) / self.tick)
 
-    def step(self, env: TaskEnv) -> np.ndarray:
+    def step(self, env: TaskEnv | Seen) -> np.ndarray:
         info = env.info()
         offset = np.asarray(info["offset"])
         seen = offset[:2] + self.bias

@@ -30,12 +30,13 @@ class Habits:
     """How the simulated person behaves. Seconds; the shares are probabilities of an episode."""
 
     reaction_s: tuple[float, float] = (0.15, 0.3)  # from seeing to pressing
-    rest_s: float = 0.5  # between the end of an episode and the next reset
+    rest_s: float = 1.3  # between the end of an episode and the next reset
     intervention_share: float = 0.2  # of the episodes have an intervention
     intervention_after_s: tuple[float, float] = (1.0, 3.0)  # of critical phase without success
     intervention_s: tuple[float, float] = (0.8, 1.6)
     steering_noise_m: float = 0.0005  # standard deviation of the offset that the person believes to see
     hands_over: bool = True  # false: somebody else does
+    demonstrates: bool = False  # drives from start to end, so that nobody has to hand over
     give_up_offset_m: float = 0.03  # further away than this in the critical phase is a failure
 
 
@@ -74,6 +75,11 @@ class SimulatedPerson:
         """The simulator has answered `sim_reset`: what was seen before is past."""
         self._views.clear()
         self._scene_ready = True
+        self._asked_s = -np.inf  # whoever is answered need not ask again before going on
+
+    def was_not_heard(self) -> None:
+        """Nobody was there to be asked: to be tried again at once."""
+        self._asked_s = -np.inf
 
     def act(self, now_s: float, phase: Phase, outcome: Outcome = Outcome.NONE) -> Wish:
         """What the person does at `now_s`, given the episode's phase as the panel shows it."""
@@ -108,10 +114,12 @@ class SimulatedPerson:
             return "start" if view is not None else ""
         if view is None:
             return ""
-        if self._phase == Phase.APPROACH:
+        if self._phase == Phase.APPROACH and not self.habits.demonstrates:
             return "hand_over" if view.critical and self.habits.hands_over else ""
         if view.success:
             return "success"
+        if self.habits.demonstrates:
+            return "failure" if view.failure else ""
         return "failure" if view.failure or np.linalg.norm(view.offset) > self.habits.give_up_offset_m else ""
 
     def _stick(self, now_s: float, view: View | None) -> np.ndarray | None:

@@ -110,8 +110,8 @@ def task_folder() -> Path:
     return Path(get_package_share_directory("rlt_ros")) / "config" / "tasks"
 
 
-def load_task(name: str | Path) -> Task:
-    """Load ``config/tasks/NAME.yaml`` or a file by path. TaskError says what is wrong and where."""
+def task_file(name: str | Path) -> Path:
+    """The file of a task: ``config/tasks/NAME.yaml``, or a path. TaskError when there is none."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = task_folder() / f"{name}.yaml"
@@ -120,6 +120,12 @@ def load_task(name: str | Path) -> Task:
         raise TaskError(
             f"task {str(name)!r}: no file {path}; there are: {', '.join(there)}; or give the path of a .yaml file"
         )
+    return path
+
+
+def load_task(name: str | Path) -> Task:
+    """Load a task by name or path. TaskError says what is wrong and where."""
+    path = task_file(name)
     try:
         raw = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -10,7 +10,7 @@ pytest.importorskip("rclpy")
 from rich.console import Console
 
 from rlt_ros.cli import progress
-from rlt_ros.cli.progress import Display
+from rlt_ros.cli.progress import DemosDisplay, Display
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.ros.watch import SILENT_S, Picture
 
@@ -119,3 +119,14 @@ def test_a_terminal_is_drawn_anew_and_left_as_it_was(picture):
         display.show(picture)
     written = console.file.getvalue()
     assert "15321 updates" in written and written.count("\x1b[?25l") == written.count("\x1b[?25h") == 1  # the cursor
+
+
+def test_who_records_demonstrations_sees_what_is_kept_and_what_the_recorder_loses(picture):
+    recorder = {"file": "0003.mcap", "size_mb": "41.5", "messages": "9000", "lost": "7"}
+    picture.diagnostics["recorder_node"] = "active", recorder
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100, height=40)
+    display = DemosDisplay(60, 0.0, console)
+    console.print(display._dashboard(picture, time.monotonic()))
+    text = " ".join(" ".join(screen(display)).split())
+    assert "17 of 60, 2 discarded" in text and "0003.mcap, 41.5 MB, 9000 messages, 7 lost" in text
+    assert "force 12" in text and not any(word in text for word in ("learner", "replay", "policy"))

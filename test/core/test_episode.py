@@ -99,6 +99,18 @@ def test_a_time_out_of_nothing_is_refused():
         EpisodeMachine(100, 0)
 
 
+def test_where_a_person_demonstrates_labels_need_no_hand_over():
+    for phase in (Phase.APPROACH, Phase.CRITICAL):
+        m = EpisodeMachine(timeout_ticks=100, approach_timeout_ticks=50, reaction_ticks=30, label_any_time=True)
+        m.start(10)
+        if phase is Phase.CRITICAL:  # marked all the same
+            m.hand_over(12)
+        m.success(20)
+        assert (m.phase, m.outcome, m.end_tick) == (Phase.ENDED, Outcome.SUCCESS, m.critical_tick if phase > 1 else 10)
+    with pytest.raises(EpisodeError, match="phase is IDLE, expected APPROACH or CRITICAL; call episode/start first"):
+        EpisodeMachine(100, 50, label_any_time=True).success(5)
+
+
 # --- taking a label back
 
 

@@ -229,8 +229,8 @@ def release(rig: Rig) -> None:
     rig.call("safety/release", lambda: not rig.safety[-1].estop)
 
 
-def recorded(rig: Rig) -> None:
-    rig.until(lambda: rig.health["replay_node"].message == "active", "the end of the alarm")
+def recorded(node: str) -> Callable[[Rig], None]:
+    return lambda rig: rig.until(lambda: rig.health[node].message == "active", "the end of the alarm")
 
 
 BY_ITSELF = Recovery("by itself")
@@ -314,17 +314,17 @@ def rival(rig: Rig) -> Callable[[], None]:
     return end
 
 
-def full_disk(rig: Rig) -> Callable[[], None]:
+def full_disk(node: str) -> Callable[[Rig], Callable[[], None]]:
     """The node's files may not grow, which is what a full disk looks like to it."""
-    pid = rig.supervisor.pids["replay_node"]
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    rig.since_tick = rig.tick()
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
 
-    def end() -> None:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    def begin(rig: Rig) -> Callable[[], None]:
+        pid = rig.supervisor.pids[node]
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        rig.since_tick = rig.tick()
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+        return lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
-    return end
+    return begin
 
 
 @dataclass(frozen=True)
@@ -370,9 +370,13 @@ def faults() -> list[Fault]:
         ("episode_node is killed", killed("episode_node"), Held(1.0), (Reason("episode_lost"),), start_and_begin),
         ("replay_node is killed", killed("replay_node"), GoesOn(), (Says("learner_node", "is replay_node alive"),),
          START),
-        ("replay_node's disk is full", full_disk, GoesOn(), (Says("replay_node", "make room"),),
-         Recovery("by itself when there is room", recorded)),
+        ("replay_node's disk is full", full_disk("replay_node"), GoesOn(), (Says("replay_node", "make room"),),
+         Recovery("by itself when there is room", recorded("replay_node"))),
         ("learner_node is killed", killed("learner_node"), GoesOn(), (Silent("learner_node"),), START),
+        ("handover_node is killed", killed("handover_node"), GoesOn(), (Silent("handover_node"),), START),
+        ("recorder_node is killed", killed("recorder_node"), GoesOn(), (Silent("recorder_node"),), START),
+        ("recorder_node's disk is full", full_disk("recorder_node"), GoesOn(), (Says("recorder_node", "make room"),),
+         Recovery("by itself when there is room", recorded("recorder_node"))),
         ("the robot's driver is killed", killed("sim_node"), Held(0.1),
          (Reason("no_proprio"), Says("proprio_node", "no proprioception for")), START),
     )  # fmt: skip

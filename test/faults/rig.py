@@ -70,8 +70,8 @@ PARAMETERS = {
     "/**/safety_node": {"limits": LIMITS},
     "/**/learner_node": {"publish_hz": 10.0, "stale_s": 1.0, "td3": TD3},
 }
-NODES = ("camera_node", "proprio_node", "teleop_node", "safety_node", "episode_node", "replay_node", "vla_node",
-         "actor_node", "learner_node", "sim_node")  # fmt: skip
+NODES = ("camera_node", "proprio_node", "teleop_node", "safety_node", "episode_node", "replay_node", "recorder_node",
+         "handover_node", "vla_node", "actor_node", "learner_node", "sim_node")  # fmt: skip
 DEADMAN, AXIS, STICK = 5, 1, 0.3  # as config/practice.yaml maps the gamepad
 
 Fault = Callable[[object], Iterable]  # what goes on in place of a message
@@ -152,7 +152,7 @@ def start_commands(folder: Path) -> list[Command]:
     shared = processes.shared_parameters(str(folder / "session"), str(task_file(folder)))
     found = []
     for row in processes.TABLE:
-        if row.name not in NODES or row.name == "camera_node" and row.where == "sim":
+        if row.name not in NODES or "practice" not in row.modes or row.name == "camera_node" and row.where == "sim":
             continue
         wires = tuple((topic, f"sent/{topic}") for topic, (_, _, owner) in WIRED.items() if owner == row.name)
         program = HERE / "toys.py" if row.name == "vla_node" else (

@@ -98,6 +98,9 @@ def test_without_proprioception_the_robot_is_held(graph, driven):
     silent = {"with_proprio": False}
     driven.until(graph, Phase.APPROACH, lambda: driven.node.hold_reason == "no proprioception", "the reason", **silent)
     driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.HOLD, "the hold", **silent)
+    told = driven.node.on_diagnostics_()
+    assert told["held no proprioception"] >= 1
+    assert not any(name.startswith("held phase") for name in told)  # out of an episode there is nothing to move
 
 
 def test_late_reference_is_sliced_not_replayed(graph, driven, peer):
@@ -394,8 +397,10 @@ def test_phase_that_is_over_before_proprioception_comes_is_told_with_what_to_set
     send = peer.say(Proprio, "proprio", qos.SENSOR)
 
     def sent() -> bool:
-        if 0.2 <= time.time_ns() % peer.clock.period_ns / peer.clock.period_ns <= 0.4:
-            send(peer.proprio(peer.tick()))
+        due_ns = peer.clock.stamp_ns(peer.tick() + 1) + peer.clock.period_ns // 4
+        while (left_ns := due_ns - time.time_ns()) > 0:
+            graph.executor.spin_once(left_ns * 1e-9)
+        send(peer.proprio(peer.tick()))
         return "after phase" in node.too_late()
 
     graph.spin_until(sent, "the warning", 60.0)

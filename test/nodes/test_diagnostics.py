@@ -57,3 +57,19 @@ def test_a_node_that_cannot_configure_says_why_once_a_second(make, peer, graph) 
     graph.spin_until(lambda: len(heard) >= 2, "its diagnostics")
     status = heard[-1].status[0]
     assert status.level == b"\x02" and status.message == node.configure_error and "nothing" in status.message
+
+
+def test_a_node_says_at_once_that_it_is_active_and_that_it_has_what_it_needs(make, peer, graph) -> None:
+    heard = peer.hear(DiagnosticArray, "/diagnostics")
+    node = make(class_of("episode_node"))
+    graph.spin_until(lambda: bool(heard), "its diagnostics")
+    for timer in node.timers:
+        timer.cancel()  # those of once a second
+    heard.clear()
+    node.problem = "no robot"
+    node.trigger_activate()
+    said = lambda: [msg.status[0].message for msg in heard]  # noqa: E731
+    graph.spin_until(lambda: "no robot" in said(), "what it lacks")
+    node.problem = ""
+    graph.spin_until(lambda: "active" in said(), "that all is well")
+    assert all(timer.is_canceled() for timer in node.timers)  # from then on it is said once a second again

@@ -87,3 +87,12 @@ def test_time_commits_a_label(graph, start, peer, call):
         assert call(name).success
     graph.spin_until(lambda: bool(states) and states[-1].committed and states[-1].phase == Phase.ENDED, "the time")
     assert "it is learned from already" in call("undo").message
+
+
+def test_where_a_person_demonstrates_an_approach_ends_in_success(graph, start, peer, call):
+    node = start(EpisodeNode, label_any_time=True)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    assert call("start").success and call("success").success
+    graph.spin_until(lambda: bool(states) and states[-1].phase == Phase.ENDED, "the end")
+    assert (states[-1].outcome, states[-1].critical_tick) == (Outcome.SUCCESS, -1)
+    assert node.on_diagnostics_()["label_any_time"] is True

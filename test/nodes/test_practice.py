@@ -230,6 +230,18 @@ def test_process_that_dies_is_reported_by_name_with_its_log(practise):
     assert "proprio_node ended with signal SIGKILL" in output and "; the robot was held. The end of" in output
 
 
+def test_a_practice_whose_vla_can_use_nothing_ends_and_says_why(practise, task, tmp_path):
+    session = tmp_path / "session"
+    session.mkdir()
+    config = yaml.safe_load((task_folder().parent / "practice.yaml").read_text())
+    config["/**"]["ros__parameters"]["task"] = str(task)
+    config["/**/camera_node"]["ros__parameters"]["image_size"] = 48
+    (session / "config.yaml").write_text(yaml.safe_dump(config))
+    code, output = practise("--episodes", "1").end()
+    assert code == 1, output
+    assert "vla_node ended with exit code 1" in output and "the model wants (96, 96, 3)" in output
+
+
 def test_session_of_another_task_is_refused(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"/**": {"ros__parameters": {"task": "another"}}}))
     assert main(["practice", "--session", str(tmp_path), "--no-eval"]) == 1

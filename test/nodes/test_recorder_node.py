@@ -5,8 +5,11 @@ import time
 
 import cv2
 import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped, TwistStamped
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
@@ -16,7 +19,7 @@ from rlt_ros.msg import ActionChunk, EpisodeState, Proprio
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.nodes.recorder_node import RecorderNode
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import image_to_msg
+from rlt_ros.ros.conversions import header, image_to_msg, stamp_ns
 
 RED = np.tile(np.array([200, 30, 20], np.uint8), (96, 96, 1))
 
@@ -99,7 +102,7 @@ def test_a_full_disk_is_reported_and_the_recording_goes_on_by_itself(graph, peer
     assert recorder.lost > 0
     stop(recorder)
     found = [topic for topic, *_ in read_recording(tmp_path / "recording")]
-    assert "/vla/reference" in found and len(list((tmp_path / "recording").iterdir())) == 2
+    assert "/vla/reference" in found and len(list((tmp_path / "recording").glob("*.mcap"))) == 2
 
 
 def test_without_a_session_it_says_what_to_give(make):
@@ -109,3 +112,35 @@ def test_without_a_session_it_says_what_to_give(make):
 def test_a_folder_that_cannot_be_written_is_named(make, tmp_path):
     (tmp_path / "recording").write_text("a file")
     assert "recording: File exists" in make(RecorderNode, task="ethernet", session=str(tmp_path)).configure_error
+
+
+def test_more_topics_and_the_drivers_own_are_recorded_with_and_without_a_header(graph, peer, start, stop, tmp_path):
+    more = ["/servo/twist geometry_msgs/msg/TwistStamped", "gripper std_msgs/msg/Float64MultiArray"]
+    recorder = start(RecorderNode, task="ethernet", session=str(tmp_path), driver=True, topics=more)
+    twist = peer.say(TwistStamped, "/servo/twist", qos.COMMAND)
+    gripper = peer.say(Float64MultiArray, "gripper", qos.COMMAND)
+    pose = peer.say(PoseStamped, "driver/pose", qos.SENSOR)
+
+    def send() -> None:
+        twist(TwistStamped(header=header(5)))
+        gripper(Float64MultiArray(data=[0.25]))
+        pose(PoseStamped(header=header(7)))
+
+    timer = peer.node.create_timer(0.02, send)
+    graph.spin_until(lambda: recorder.recording.messages > 30, "messages")
+    timer.cancel()
+    stop(recorder)
+    found = {topic: data for topic, _, _, data in read_recording(tmp_path / "recording")}
+    assert stamp_ns(deserialize_message(found["/servo/twist"], TwistStamped).header.stamp) == 5
+    assert deserialize_message(found["/gripper"], Float64MultiArray).data.tolist() == [0.25]
+    assert stamp_ns(deserialize_message(found["/driver/pose"], PoseStamped).header.stamp) == 7
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"topics": ["/servo/twist"]}, "parameter 'topics' has '/servo/twist', expected a topic and its type"),
+    ({"topics": ["/a nowhere_msgs/msg/A"]}, "no message 'nowhere_msgs/msg/A' here"),
+    ({"embed": ["/nowhere/robot.yaml"]}, "parameter 'embed': [Errno 2]"),
+    ({"max_mb": 5.0}, "parameter 'max_mb' is 5 MB, expected 67 or more, or 0"),
+])  # fmt: skip
+def test_what_cannot_be_recorded_is_named_at_configure(make, tmp_path, given, says):
+    assert says in make(RecorderNode, task="ethernet", session=str(tmp_path), **given).configure_error

@@ -30,6 +30,12 @@ def test_a_label_can_be_taken_back_and_given_again_until_it_is_committed() -> No
     )
 
 
+def test_where_a_person_demonstrates_the_approach_can_be_labelled() -> None:
+    names = ("hand_over", "success", "failure", "abort", "reset")
+    assert not any(refusal(name, Phase.APPROACH, label_any_time=True) for name in names)
+    assert in_short(refusal("success", Phase.IDLE, label_any_time=True)) == "press Start first"
+
+
 def test_a_refusal_names_buttons_instead_of_services() -> None:
     for name in ("start", "hand_over", "success", "failure", "abort"):
         for phase in Phase:

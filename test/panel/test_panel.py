@@ -55,6 +55,16 @@ def test_an_episode_by_its_buttons(stage, start) -> None:
     stage.until(lambda: node.machine.phase is Phase.IDLE, "the reset")
 
 
+def test_a_demonstration_is_kept_without_a_hand_over(stage, start) -> None:
+    node = start(EpisodeNode, task="ethernet", rate_hz=50.0, label_any_time=True)
+    stage.enabled("start", "reset")
+    stage.click("start")
+    stage.enabled("hand_over", "success", "failure", "abort", "reset")
+    stage.until(lambda: stage.panel.phase._shown[1].endswith("Success keeps it, Failure does not"), "what to do")
+    stage.click("success")
+    stage.until(lambda: node.machine.outcome is Outcome.SUCCESS, "the success")
+
+
 def test_an_episode_by_its_keys(stage, start) -> None:
     node = start(EpisodeNode, task="ethernet", rate_hz=50.0)
     for key, done in (

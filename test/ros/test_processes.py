@@ -75,7 +75,7 @@ def test_simulated_person_is_refused_beside_a_real_robot() -> None:
 def test_a_practised_session_runs_without_learner_replay_and_the_persons_hand_over() -> None:
     for robot, person in (("sim", "simulated"), ("my_robot.yaml", "human")):
         practised = {process.name for process in processes.select(robot, person)}
-        deployed = {process.name for process in processes.select(robot, person, deploy=True)}
+        deployed = {process.name for process in processes.select(robot, person, mode="deploy")}
         assert practised - deployed == {"learner_node", "replay_node"} and not deployed - practised
     (file,) = processes.deploy_files(NODES.parents[1])
     own = {name.removeprefix("/**/"): v["ros__parameters"] for name, v in yaml.safe_load(file.read_text()).items()}
@@ -83,12 +83,48 @@ def test_a_practised_session_runs_without_learner_replay_and_the_persons_hand_ov
     assert own["handover_node"] == {"mode": "automatic", "learn": False}
     person = own["operator_node"]
     assert person["hands_over"] is False and person["intervention_share"] == 0.0
-    running = {process.name for process in processes.select("sim", "simulated", deploy=True)}
+    running = {process.name for process in processes.select("sim", "simulated", mode="deploy")}
     assert set(person["wait_for"]) < running  # who waits for one that is never started waits for ever
     # Whatever is said here is a parameter of practice too.
     practice = yaml.safe_load((file.parent / "practice.yaml").read_text())
     for node, values in own.items():
         assert set(values) <= set(practice[f"/**/{node}"]["ros__parameters"])
+
+
+def test_demonstrations_need_neither_vla_nor_policy_and_record_everything() -> None:
+    recorded = {"camera_node", "proprio_node", "episode_node", "recorder_node"}
+    driven = {"joy_node", "teleop_node", "human_node", "safety_node"}
+    run = lambda *where, mode: [p.name for p in processes.select(*where, mode=mode)]  # noqa: E731
+    assert sorted(run("my_robot.yaml", "human", mode="demos")) == sorted(recorded | driven)
+    assert sorted(run("my_robot.yaml", "human", mode="watch")) == sorted(recorded)  # nothing of ours commands
+    simulated = recorded | driven - {"joy_node"} | {"sim_node", "operator_node"}
+    assert sorted(run("sim", "simulated", mode="demos")) == sorted(simulated)
+    (recorder,) = (p for p in processes.select("sim", "simulated", mode="demos") if p.name == "recorder_node")
+    assert recorder.work != "background"  # what it misses is lost
+    with pytest.raises(ValueError, match="mode is 'dance', expected one of practice, deploy, demos, watch"):
+        processes.select("sim", "simulated", mode="dance")
+
+
+def test_a_robot_file_stands_over_what_holds_for_demonstrations() -> None:
+    names = [file.name for file in processes.parameter_files(ROOT, "ur5e", "demos")]
+    assert names == ["practice.yaml", "record_demos.yaml", "ur5e.yaml"]
+    own = yaml.safe_load((ROOT / "config" / "record_demos.yaml").read_text())
+    practice = yaml.safe_load((ROOT / "config" / "practice.yaml").read_text())
+    for node, values in own.items():
+        assert set(values["ros__parameters"]) <= set(practice[node]["ros__parameters"])
+    recorder = own["/**/recorder_node"]["ros__parameters"]
+    assert (recorder["picture_format"], recorder["max_mb"]) == ("png", 0.0)  # nothing is lost, nothing deleted
+    running = {process.name for process in processes.select("sim", "simulated", mode="demos")}
+    assert set(own["/**/operator_node"]["ros__parameters"]["wait_for"]) < running
+
+
+def test_the_recorder_is_given_the_parameter_files_and_nobody_else() -> None:
+    files = processes.parameter_files(ROOT, "sim", "demos")
+    given = {p.name for p in processes.TABLE if "embed" in processes.own_parameters(p, {}, files=files)}
+    assert given == {"recorder_node"}
+    (recorder,) = (p for p in processes.select("sim", "simulated", mode="demos") if p.name == "recorder_node")
+    (argument,) = (a for a in processes.arguments(recorder, files, {}) if a.startswith("embed:="))
+    assert yaml.safe_load(argument.removeprefix("embed:=")) == [str(file) for file in files]
 
 
 def test_a_session_has_the_parameters_it_was_practised_with(tmp_path: Path) -> None:
@@ -99,7 +135,7 @@ def test_a_session_has_the_parameters_it_was_practised_with(tmp_path: Path) -> N
 
 def test_what_computes_yields_to_what_moves() -> None:
     work = {process.name: process.work for process in processes.TABLE}
-    moving = ("proprio_node", "vla_node", "actor_node", "safety_node", "teleop_node")
+    moving = ("proprio_node", "vla_node", "actor_node", "human_node", "safety_node", "teleop_node")
     assert {work[name] for name in moving} == {"control"}
     assert work["learner_node"] == "background"
     assert set(work.values()) <= set(KINDS)
@@ -136,7 +172,7 @@ def test_shared_parameters_go_to_our_nodes_only() -> None:
 
 def test_real_time_priorities_go_to_the_loop_only_and_only_when_asked_for() -> None:
     given = {p.name: processes.own_parameters(p, {}, realtime=True).get("realtime_priority") for p in processes.TABLE}
-    loop = ("proprio_node", "actor_node", "safety_node", "teleop_node", "sim_node")
+    loop = ("proprio_node", "actor_node", "human_node", "safety_node", "teleop_node", "sim_node")
     assert {name for name, priority in given.items() if priority} == set(loop)
     assert given["safety_node"] == max(given[name] for name in loop)  # nothing runs before who holds the robot
     assert not any("realtime_priority" in processes.own_parameters(p, {}) for p in processes.TABLE)

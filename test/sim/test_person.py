@@ -45,7 +45,8 @@ def test_scene_is_reset_before_the_start_and_the_past_forgotten():
     assert request == "reset" and when - 2.0 >= 0.5
     assert first_request(person, Phase.IDLE, view(), 4.0, 6.0)[1] == "sim_reset"
     person.scene_is_reset()
-    assert first_request(person, Phase.IDLE, view(), 6.0, 8.0)[1] == "start"
+    when, request = first_request(person, Phase.IDLE, view(), 4.1, 8.0)
+    assert request == "start" and when - 4.1 <= 0.5  # who is answered goes on at once
 
 
 def test_request_that_was_not_heard_is_repeated_after_a_second():
@@ -53,6 +54,14 @@ def test_request_that_was_not_heard_is_repeated_after_a_second():
     first, _ = first_request(person, Phase.APPROACH, view(critical=True), 0.0, 2.0)
     again, _ = first_request(person, Phase.APPROACH, view(critical=True), first + 0.02, first + 3.0)
     assert again - first >= 1.0
+
+
+def test_request_that_nobody_was_there_for_is_repeated_at_once():
+    person = SimulatedPerson(Habits(), seed=1)
+    first, _ = first_request(person, Phase.APPROACH, view(critical=True), 0.0, 2.0)
+    person.was_not_heard()
+    again, _ = first_request(person, Phase.APPROACH, view(critical=True), first + 0.02, first + 3.0)
+    assert again - first <= 0.1
 
 
 def test_person_steers_towards_the_jack_for_a_while():
@@ -84,3 +93,11 @@ def test_person_who_cannot_see_the_goal_does_not_take_over():
     for now_s in np.arange(0.0, 6.0, 0.05):
         person.see(now_s, view(offset=(np.nan, 0.0, np.nan), yaw_error=np.nan))
         assert person.act(now_s, Phase.CRITICAL).stick is None
+
+
+def test_who_demonstrates_labels_the_approach_and_hands_nothing_over():
+    person = SimulatedPerson(Habits(demonstrates=True, intervention_share=0.0), seed=1)
+    far = view(offset=(0.08, 0.0, 0.1))  # as every approach begins: no reason to give up
+    assert first_request(person, Phase.APPROACH, far, 0.0, 3.0) is None
+    assert first_request(person, Phase.APPROACH, view(critical=True), 3.0, 6.0) is None
+    assert first_request(person, Phase.APPROACH, view(success=True), 6.0, 8.0)[1] == "success"
