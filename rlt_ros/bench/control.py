@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ LOOP = ("proprio_node", "actor_node", "safety_node")
 # Messages take their 1 to 2 ms at any rate: of a short tick that is a larger part than the parameters' defaults leave.
 WAIT, WATCH = 0.55, 0.75
 START_S = 120.0  # how long a busy machine may take until everything runs
-SETTLE_S = 3.0  # between that and the first episode
+SETTLE_S = 3.0  # of the first episode that are not counted
 KEPT = (
     "period_error_p99_ms", "bare_loop_p99_ms", "period_error_p99_over_bare_loop", "period_error_p999_ms",
     "bare_loop_p999_ms", "period_error_p999_over_bare_loop", "missed_5ms", "bare_loop_missed_5ms",
@@ -345,6 +346,7 @@ class Player:
         self.robot = Robot(node, task, clock, token, chunk_steps=10, latency_ticks=5)
         self.picture = Watch(node).picture
         self.commands = self.held = 0
+        self.thought = -1  # the newest tick that VLA and episode were played for
 
         def on_executed(msg: ActionChunk) -> None:
             self.commands += 1
@@ -360,8 +362,9 @@ class Player:
         if self.realtime:
             priority.realtime(processes.realtime_of("sim_node"), False, [])
         costs, began_s, ready_s, from_s, due_s = Costs(self.picture), time.monotonic(), None, None, 0.0
+        before: Counter[str] = Counter()
         while from_s is None or time.monotonic() < from_s + seconds:
-            self.one_tick(from_s is not None)
+            self.one_tick(ready_s is not None)
             now_s = time.monotonic()
             if self.supervisor.dead():
                 raise RuntimeError(str(self.supervisor.dead()[0]))
@@ -370,14 +373,19 @@ class Player:
                 if now_s - began_s > START_S:
                     raise RuntimeError(f"not everything runs after {START_S:.0f} s: {self.picture.problems()}")
             elif from_s is None and now_s > ready_s + SETTLE_S:
-                from_s, self.commands, self.held = now_s, 0, 0
+                from_s, self.commands, self.held, before = now_s, 0, 0, self.causes()
                 bare.reset()
             if from_s is not None and now_s >= due_s:
                 due_s = now_s + 1.0
                 costs.see({name: cpu_seconds(pid) or 0.0 for name, pid in self.supervisor.pids.items()})
         return costs.figures() | {
             "actor": self.picture.loops()["actor_node"], "commands": self.commands, "commands_held": self.held,
+            "held_by_cause": dict(self.causes() - before),
         }  # fmt: skip
+
+    def causes(self) -> Counter[str]:
+        """Why the actor and the gate held the robot so far, and in how many ticks, by their diagnostics."""
+        return self.picture.counts("actor_node", "held ") + self.picture.counts("safety_node", "gate_")
 
     def ready(self, loaded: bool) -> bool:
         """Whether the loop commands, and VLA and learner work."""
@@ -391,7 +399,10 @@ class Player:
         self.until(tick, self.SENSE)
         self.robot.sense(time.time_ns())
         if running:
-            self.robot.think(tick)
+            # What began in a tick that was left out is said late, not never.
+            for each in range(self.thought + 1 if self.thought > 0 else tick, tick + 1):
+                self.robot.think(each)
+            self.thought = tick
         self.until(tick, 0.9)
 
     def until(self, tick: int, phase: float) -> None:
