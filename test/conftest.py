@@ -65,14 +65,14 @@ class Graph:
         self.executor.add_node(node)
         return node
 
-    def spin_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
-        """Spin until `condition()`; fail the test, saying `what` was awaited, after `timeout_s`."""
+    def spin_until(self, condition: Callable[[], bool], what: str | Callable[[], str], timeout_s: float = 20.0) -> None:
+        """Spin until `condition()`; fail the test, saying `what` was awaited (as it is then), after `timeout_s`."""
         import time
 
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"waited {timeout_s} s for {what}")
+                pytest.fail(f"waited {timeout_s} s for {what() if callable(what) else what}")
             self.executor.spin_once(0.02)
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ class Terminal:
 
     def until(self, text: str) -> None:
         """Wait until it shows `text`."""
-        self.graph.spin_until(lambda: text in self.read(), f"'{text}' on the terminal; it shows {self.text!r}")
+        self.graph.spin_until(lambda: text in self.read(), lambda: f"'{text}' on the terminal; it shows {self.text!r}")
 
     def shows(self, text: str) -> bool:
         """Whether its newest line has `text`."""
