@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of critical phase at most, a seed (default: 10)")
-    parser.add_argument("--realtime", action="store_true", help="practise with real-time priorities")
+    parser.add_argument("--realtime", action="store_true", help="refuse to practise without real-time priorities")
     parser.add_argument("--episodes", type=int, default=250, help="of practice at most, a seed (default: 250)")
     parser.add_argument("--eval-episodes", type=int, default=50, help="of each evaluation (default: 50)")
     parser.add_argument("--folder", type=Path, default=ROOT / "sessions" / "results", help="sessions and measurements")

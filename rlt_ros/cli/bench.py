@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--realtime", action=argparse.BooleanOptionalAction,
-        help="control: with SCHED_FIFO, as `rlt practice --realtime` (default: where it is allowed)",
+        help="control: with SCHED_FIFO, as `rlt practice` (default: where it is allowed)",
     )  # fmt: skip
     parser.add_argument("--session", type=Path, help="control: keep the practice session here (default: thrown away)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="learner: where (default: cpu)")

@@ -232,7 +232,7 @@ def realtime_priority() -> Finding:
     highest = next((priority for priority in (99, limit) if priority > 0 and realtime_allowed(priority)), 0)
     if highest:
         return Finding(OK, "real-time priority",
-                       f"SCHED_FIFO up to {highest} is allowed (`rlt practice --realtime`, realtime_priority)")
+                       f"SCHED_FIFO up to {highest} is allowed (`rlt practice` takes it; realtime_priority)")
     return Finding(
         WARN, "real-time priority",
         "SCHED_FIFO is not allowed (realtime_priority); commands come late where other work keeps the machine busy",

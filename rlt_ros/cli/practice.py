@@ -1,10 +1,9 @@
 """Practise a task in the simulator, with a simulated person: evaluate, practise, evaluate again, report.
 
 examples:
-  rlt practice --task ethernet --episodes 60 --minutes 10
+  rlt practice --task ethernet --episodes 90 --minutes 10
   rlt practice --session sessions/first --episodes 20       # goes on with a session that is there
   rlt practice --session sessions/first --no-eval
-  rlt practice --realtime           # the control loop before everything else, where SCHED_FIFO is allowed
   rlt practice --record             # also pictures, phases and actions, for Foxglove
   rlt practice --speed 1            # on a slow or busy machine: time waits, so that no command comes late
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--session", type=Path, metavar="DIR", help="session folder (default: sessions/<date and time>)"
     )
     parser.add_argument(
-        "--episodes", type=int, default=60, metavar="N", help="practise at most so many episodes (default: 60)"
+        "--episodes", type=int, default=90, metavar="N", help="practise at most so many episodes (default: 90)"
     )
     parser.add_argument(
         "--minutes", type=float, default=10.0, metavar="M", help="practise at most so much critical phase (default: 10)"
@@ -55,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: real time, as on a robot)",
     )  # fmt: skip
     parser.add_argument(
-        "--realtime", action="store_true",
-        help="run the nodes of the control loop with SCHED_FIFO, which needs rights (`rlt doctor` tells)",
+        "--realtime", action=argparse.BooleanOptionalAction,
+        help="run the nodes of the control loop with SCHED_FIFO (default: where it is allowed, see `rlt doctor`)",
     )  # fmt: skip
     parser.add_argument(
         "--record", action="store_true", help="record pictures, phases and actions for Foxglove, in recording/"
@@ -77,7 +76,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
     if args.speed is not None and args.speed < 0:
         raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
-    if args.realtime and not priority.realtime_allowed(processes.realtime_of("safety_node")):
+    allowed = priority.realtime_allowed(processes.realtime_of("safety_node"))
+    if args.realtime is None:
+        args.realtime = allowed
+    if args.realtime and not allowed:
         raise UsageError("--realtime: SCHED_FIFO is not allowed here; `rlt doctor` says how to allow it")
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
