@@ -243,7 +243,7 @@ def practise(args: argparse.Namespace, session: Path) -> dict:
     # fmt: off
     command = ["rlt", "practice", "--task", args.task, "--session", str(session),
                "--minutes", str(args.minutes), "--episodes", "10000", "--no-eval",
-               *(["--realtime"] if args.realtime else [])]
+               "--realtime" if args.realtime else "--no-realtime"]
     # fmt: on
     bare = BareLoop(50.0, args.realtime)
     process = subprocess.Popen(command, stdout=sys.stderr)
