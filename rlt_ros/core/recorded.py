@@ -16,18 +16,21 @@ from torch import Tensor
 class Recorded:
     """function(inputs by name) -> tuple of tensors; its gradients may be taken inside, with torch.autograd.grad.
 
-    What the function reads other than its inputs is taken as it is when the recording is made, at the first call with
-    these shapes. Where recording does not work the function itself is called, and `recorded` is False.
+    What the function reads other than its inputs is taken as it is when the recording is made: at the first call with
+    these shapes that comes after `after` others, as it takes a second or two. Where recording does not work the function itself is called, and `recorded` is False.
     """
 
-    def __init__(self, function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]], after: int = 0) -> None:
+        self._function, self._left = function, after
         self._names: list[str] = []
         self._shapes: list[torch.Size] = []
         self._run: Callable[..., tuple[Tensor, ...]] | None = None
         self.recorded = True
 
     def __call__(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        if self._left > 0:
+            self._left -= 1
+            return self._function(inputs)
         if self.recorded and (self._run is None or [t.shape for t in inputs.values()] != self._shapes):
             self._record(inputs)
         if not self.recorded:

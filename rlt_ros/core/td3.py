@@ -101,6 +101,7 @@ PRESETS = {
 }
 # What may be changed while it runs: name -> (lowest, highest).
 LIVE = {"beta": (0.0, 10.0)}
+RECORD_AFTER = 50  # updates: a learner that was started again learns first
 
 
 CRITIC_FIGURES = ("critic_loss", "q_mean", "q_max", "target_mean", "td_error", "critic_grad")
@@ -117,12 +118,13 @@ class TD3:
     """Twin critics, a delayed actor and their targets; `update` is one turn of the inner loop of Algorithm 1.
 
     device: where torch computes, "cpu" or "cuda". Random numbers are drawn on the CPU in either case, so that one seed
-    is one run and a checkpoint goes on anywhere.  recorded: run the gradients without Python in between (recorded.py).
+    is one run and a checkpoint goes on anywhere.  record_after: gradients are computed so often before they are recorded,
+    to run without Python in between (recorded.py); None: never.
     """
 
     def __init__(
         self, config: TD3Config, dims: Dims, proprio_scale: Sequence[float] | None = None, device: str = "cpu",
-        recorded: bool = True,
+        record_after: int | None = RECORD_AFTER,
     ):
         self.config = config
         self.dims = dims
@@ -143,8 +145,10 @@ class TD3:
             f"{part}/{name}": value for part in self._PARTS[:4]
             for name, value in getattr(self, part).state_dict(keep_vars=True).items()
         }
-        wrap = Recorded if recorded else (lambda function: function)
-        self._critic_gradients, self._actor_gradients = wrap(self._of_critic_loss), wrap(self._of_actor_loss)
+        self._critic_gradients, self._actor_gradients = self._of_critic_loss, self._of_actor_loss
+        if record_after is not None:
+            self._critic_gradients = Recorded(self._of_critic_loss, record_after)
+            self._actor_gradients = Recorded(self._of_actor_loss, record_after)
         self._newest = {"actor_loss": 0.0, "anchor": 0.0, "actor_grad": 0.0}  # of the newest actor update
 
     def anchor_weight(self) -> float:
@@ -176,19 +180,6 @@ class TD3:
             self._newest = self._update_actor(batch)
             self._move_targets()
         return metrics | self._newest
-
-    def record(self) -> None:
-        """Record the gradients now, for batches of the configured size, rather than at the first update."""
-        dims, rows, before = self.dims, self.config.batch_size, self.generator.get_state()
-        shapes = {"token": (dims.token,), "proprio": (dims.rl_proprio,), "reference": (dims.chunk, dims.action)}
-        batch = {name: torch.zeros(rows, *shape) for name, shape in shapes.items()} | {"action": torch.zeros(
-            rows, dims.chunk, dims.action)}
-        batch |= {f"next_{name}": batch[name].clone() for name in shapes}
-        batch |= {name: torch.zeros(rows) for name in ("chunk_return", "discount", "terminated")}
-        batch = {name: value.to(self.device) for name, value in batch.items()}
-        self._critic_gradients(self._critic_inputs(batch))
-        self._actor_gradients(self._actor_inputs(batch))
-        self.generator.set_state(before)
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
         """Q^ = sum_i<n gamma^i r_i + gamma^n (1 - terminated) min_j Q_psi'_j(x', a'),  a' = pi_theta'(x', ref') + noise

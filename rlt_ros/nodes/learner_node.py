@@ -83,7 +83,6 @@ class LearnerNode(RltNode):
         if checkpoint is not None and checkpoint.exists():
             self.make_learner(checkpoint_dims(checkpoint))
             self.learner.load()
-            self.learner.td3.record()  # here it still has the priority of what has just started
             self.save()  # the versions from here on are never given twice
             self.counted = (time.monotonic(), self.learner.updates)
             self.get_logger().info(f"resumed {checkpoint}: {self.learner.updates} updates")

@@ -31,6 +31,20 @@ def test_it_gives_what_the_function_gives_gradients_too_without_calling_it_again
     assert len(calls) == 1 and recorded.recorded
 
 
+def test_it_is_recorded_after_so_many_calls():
+    calls = []
+
+    def counted(values):
+        calls.append(1)
+        return slope(values)
+
+    recorded = Recorded(counted, after=2)
+    for _ in range(5):
+        for ours, its in zip(recorded(inputs()), slope(inputs()), strict=True):
+            assert torch.equal(ours, its)
+    assert len(calls) == 3  # twice as it is, and once to be recorded
+
+
 def test_other_shapes_are_recorded_anew():
     recorded = Recorded(slope)
     for n in (3, 5, 3):
