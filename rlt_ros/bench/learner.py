@@ -23,7 +23,7 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
 
     from rlt_ros.core.networks import Dims
-    from rlt_ros.core.td3 import TD3Config
+    from rlt_ros.core.td3 import RECORD_AFTER, TD3Config
     from rlt_ros.sim.task import load_task
 
     threads = torch.get_num_threads()
@@ -59,7 +59,7 @@ def compare(config, dims, proprio_scale, args: argparse.Namespace) -> dict:
     except ImportError as error:
         missing = f"not installed ({error}): {INSTALL}"
     contestants = {name: synchronised(call, device) for name, call in contestants.items()}
-    in_turns(contestants, 1)  # warm up
+    in_turns(contestants, 1 + -(-2 * RECORD_AFTER // updates))  # warm up: every second update is the actor's
     seconds = in_turns(contestants, args.rounds)
 
     rate = {name: updates / statistics.median(values) for name, values in seconds.items()}
