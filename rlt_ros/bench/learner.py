@@ -23,7 +23,7 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
 
     from rlt_ros.core.networks import Dims
-    from rlt_ros.core.td3 import RECORD_AFTER, TD3Config
+    from rlt_ros.core.td3 import TD3Config
     from rlt_ros.sim.task import load_task
 
     threads = torch.get_num_threads()
@@ -59,7 +59,7 @@ def compare(config, dims, proprio_scale, args: argparse.Namespace) -> dict:
     except ImportError as error:
         missing = f"not installed ({error}): {INSTALL}"
     contestants = {name: synchronised(call, device) for name, call in contestants.items()}
-    in_turns(contestants, 1 + -(-2 * RECORD_AFTER // updates))  # warm up: every second update is the actor's
+    in_turns(contestants, 1)  # warm up
     seconds = in_turns(contestants, args.rounds)
 
     rate = {name: updates / statistics.median(values) for name, values in seconds.items()}
@@ -83,10 +83,11 @@ def compare(config, dims, proprio_scale, args: argparse.Namespace) -> dict:
 
 
 def ours(config, dims, proprio_scale, device: str, updates: int) -> Callable[[], None]:
-    """A call that makes `updates` updates of our learner, sampling included."""
+    """A call that makes `updates` updates of our learner, sampling included; its gradients are recorded already."""
     import numpy as np
 
     from rlt_ros.core.learner import Learner
+    from rlt_ros.core.td3 import RECORD_AFTER
     from rlt_ros.core.transition import Transition
 
     learner = Learner(config, dims, None, proprio_scale, device)
@@ -107,6 +108,9 @@ def ours(config, dims, proprio_scale, device: str, updates: int) -> Callable[[],
                 policy_version=0,
             )
         )  # fmt: skip
+
+    for _ in range(config.policy_delay * (RECORD_AFTER + 1)):
+        learner.step()
 
     def run() -> None:
         for _ in range(updates):
