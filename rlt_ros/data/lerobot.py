@@ -18,6 +18,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +40,6 @@ INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-LOOK_S = 1.0  # how often it is looked whether the processes that write pictures are still there
 _CAMERA = {"video", "image"}
 _DIGITS = str.maketrans("", "", "0123456789")
 _FAR = 0.02  # of the range of a value: a mean or standard deviation that is further off is wrong
@@ -439,28 +440,28 @@ def import_lerobot(
     return summary
 
 
-def _side_by_side(
-    processes: int, source: Path, mapping: Mapping, jobs: list[tuple[int, Path]]
-) -> Iterator[int]:
+def _side_by_side(processes: int, source: Path, mapping: Mapping, jobs: list[tuple[int, Path]]) -> Iterator[int]:
     """Write episodes in several processes; how many are done, each time. DemoError when one of them is killed."""
     others = set(mp.active_children())
-    with _deaf_to_ctrl_c():
-        pool = mp.get_context("spawn").Pool(min(processes, len(jobs)), _begin, (source, mapping))
-    with pool:
-        workers, written = set(mp.active_children()) - others, pool.imap(_write, jobs)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp.get_context("spawn"), _begin, (source, mapping))
+    try:
+        with _deaf_to_ctrl_c():  # they start with the jobs
+            written = [pool.submit(_write, job) for job in jobs]
         for done, (episode, _) in enumerate(jobs, 1):
-            while True:
-                try:
-                    written.next(timeout=LOOK_S)
-                    break
-                except mp.TimeoutError:  # the pool would wait for ever for what a dead process had in hand
-                    ends = [worker.exitcode for worker in workers if worker.exitcode is not None]
-                    if ends:
-                        raise DemoError(
-                            f"{source}: a process that wrote pictures ended with code {ends[0]} (about episode"
-                            f" {episode}); if it was killed for memory, try --processes 1"
-                        ) from None
+            try:
+                written[done - 1].result()
+            except BrokenProcessPool:
+                raise DemoError(
+                    f"{source}: a process that wrote pictures was killed, about episode {episode}; if memory was short,"
+                    " try --processes 1 or smaller pictures"
+                ) from None
             yield done
+    except BaseException:
+        for process in set(mp.active_children()) - others:  # nobody wants the rest
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
