@@ -434,14 +434,19 @@ def import_lerobot(
                 progress("pictures", done, len(chosen))
         else:
             jobs = [(episode.index, folder) for episode in chosen]
-            for done in _side_by_side(processes, source, mapping, jobs):
-                progress("pictures", done, len(chosen))
+            tell = lambda done: progress("pictures", done, len(chosen))  # noqa: E731
+            _side_by_side(processes, source, mapping, jobs, tell)
         demos.note_origin(folder, source, mapping, summary.notes)
     return summary
 
 
-def _side_by_side(processes: int, source: Path, mapping: Mapping, jobs: list[tuple[int, Path]]) -> Iterator[int]:
-    """Write episodes in several processes; how many are done, each time. DemoError when one of them is killed."""
+def _side_by_side(
+    processes: int, source: Path, mapping: Mapping, jobs: list[tuple[int, Path]], tell: Callable[[int], None]
+) -> None:
+    """Write episodes in several processes, none of which is left afterwards. DemoError when one of them is killed.
+
+    tell: is told how many are done.
+    """
     others = set(mp.active_children())
     pool = ProcessPoolExecutor(min(processes, len(jobs)), mp.get_context("spawn"), _begin, (source, mapping))
     try:
@@ -455,7 +460,7 @@ def _side_by_side(processes: int, source: Path, mapping: Mapping, jobs: list[tup
                     f"{source}: a process that wrote pictures was killed, about episode {episode}; if memory was short,"
                     " try --processes 1 or smaller pictures"
                 ) from None
-            yield done
+            tell(done)
     except BaseException:
         for process in set(mp.active_children()) - others:  # nobody wants the rest
             process.terminate()
