@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing as mp
 import os
 import subprocess
@@ -78,7 +79,7 @@ def measure(args: argparse.Namespace) -> dict:
 
 def write_dataset(root: Path, mapping: Mapping, minutes: float, codec: str) -> int:
     """A dataset of at least so many minutes that the mapping fits; returns the number of its episodes."""
-    episodes, frames = max(1, -(-int(60 * minutes) // EPISODE_S)), EPISODE_S * FPS
+    episodes, frames = math.ceil(60 * minutes / EPISODE_S), EPISODE_S * FPS
     names = [str(name) for name in mapping.action.pick]
     at = np.arange(frames)[:, None] / FPS
     state = (20.0 * np.sin(0.7 * at + np.arange(len(names)))).astype(np.float32)  # degrees

@@ -104,7 +104,12 @@ class Video:
                 last = times[bisect_right(times, stamps[-1] + tolerance_s) - 1]
                 group = [packet for packet, stamp in zip(group, stamps, strict=True) if stamp <= last + tolerance_s]
             for packet in group:
-                yield from self._decoded(packet)
+                try:
+                    yield from self._decoded(packet)
+                except av.InvalidDataError:
+                    # Where groups are open, the pictures before the first key picture need some that were not decoded.
+                    if self._grouped or packet.pts * self._unit_s >= times[0] - tolerance_s:
+                        raise
         if not fresh:
             yield from self._decoded(None)
             codec.flush_buffers()

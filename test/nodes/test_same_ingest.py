@@ -1,5 +1,6 @@
 """What the nodes make of a robot's messages live, and what an import makes of a recording of the same messages."""
 
+import shutil
 import time
 
 import cv2
@@ -195,6 +196,7 @@ def test_arrays_and_joint_states_of_another_action_space_are_refused(tmp_path):
             imported(tmp_path, messages)
     picked = {"from": "/cmd", "kind": "velocity", "pick": ["a", "b", "c", "d"], "unit": 0.01}
     assert (imported(tmp_path, messages, action=picked)[0]["action"][1:] > 0).all()
+    shutil.rmtree(tmp_path / "out")
     episode, _ = imported(tmp_path, recording(change=array(4)), action={"from": "/cmd", "kind": "normalised"})
     np.testing.assert_allclose(episode["action"][1:], 0.1, atol=1e-6)
 
