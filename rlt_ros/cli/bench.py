@@ -1,4 +1,4 @@
-"""Measure this machine and this code: control loops, learner, weights, replay, panel. Prints one JSON.
+"""Measure this machine and this code: control loops, learner, weights, replay, panel, import. Prints one JSON.
 
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
@@ -12,6 +12,8 @@ examples:
   rlt bench learner --device cuda
   rlt bench weights --seconds 60 --burners 2    # from the learner's publish to the actor's use, over DDS, under load
   rlt bench replay --token 2048 --steps 50000   # inserts/s with the journal, memory of a million steps
+  rlt bench import                          # of an hour of LeRobot data: time and memory, over bare decoding
+  rlt bench import --minutes 5 --codec h264
   rlt bench panel                           # from a press in the panel to the episode's state; the panel's CPU
   rlt bench all
 """
@@ -23,7 +25,10 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel")
+NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "import", "panel")
+MODULES = {"import": "importing"}  # where the name is not the module's
+MINUTES = {"control": 2.0, "import": 60.0}
+MINUTES_OF_ALL = MINUTES | {"import": 3.0}
 # The token of the shipped VLA; a replay is judged by that of a large one.
 TOKEN = {"control": 96, "latency": 96, "human": 96, "learner": 96, "weights": 96, "replay": 2048}
 SECONDS = {"latency": 60.0, "human": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
@@ -44,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate", type=float, metavar="HZ",
         help="control: not a practice, but the nodes of the loop alone at this rate, such as 50, 250 or 500",
     )  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=2.0, help="control: of critical phase (default: 2)")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M",
+        help="control: of critical phase (default: 2); import: of demonstrations (default: 60; of all: 3)",
+    )  # fmt: skip
     parser.add_argument(
         "--learner", action="store_true", help="control: also with the learner idle and at full load, in turns"
     )
@@ -61,7 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--burners", type=int, default=2, help="weights: busy processes at niceness 19 beside the learner (default: 2)"
     )
     parser.add_argument("--steps", type=int, default=50_000, help="replay: steps to store (default: 50000)")
-    parser.add_argument("--folder", type=Path, help="replay: journal in this folder (default: the system's temporary)")
+    parser.add_argument(
+        "--folder", type=Path,
+        help="replay, import: work in this folder (default: the system's temporary); import takes 3 GB for an hour",
+    )  # fmt: skip
+    parser.add_argument(
+        "--codec", default="av1", choices=("av1", "h264"),
+        help="import: of the videos, as LeRobot writes them (av1, the default) or as `rlt demos export` does (h264)",
+    )  # fmt: skip
+    parser.add_argument("--processes", type=int, default=2, help="import: processes that decode (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,21 +90,22 @@ def run(args: argparse.Namespace) -> int:
     for name in positive:
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             raise UsageError(f"--{name} must be positive")
-    if args.steps < 2 or args.burners < 0:
-        raise UsageError("--steps must be at least 2, --burners at least 0")
+    if args.steps < 2 or args.burners < 0 or args.processes < 1:
+        raise UsageError("--steps must be at least 2, --burners at least 0, --processes at least 1")
     if args.rate is not None and args.rate > 1000.0:
         raise UsageError(f"--rate is {args.rate:g}, expected at most 1000 Hz")
     if args.rate is not None and args.session is not None:
         raise UsageError("--session keeps a practice, and with --rate there is none; leave one of them out")
     if args.realtime is None:
         args.realtime = priority.realtime_allowed(processes.realtime_of("safety_node"))
-    names = NAMES if args.name == "all" else (args.name,)
+    names, minutes = (NAMES, MINUTES_OF_ALL) if args.name == "all" else ((args.name,), MINUTES)
     metrics: dict = {}
     for name in names:
         own = argparse.Namespace(**vars(args))
         own.token = args.token or TOKEN.get(name)
         own.seconds = args.seconds or SECONDS.get(name)
-        found = importlib.import_module(f"rlt_ros.bench.{name}").measure(own)
+        own.minutes = args.minutes or minutes.get(name)
+        found = importlib.import_module(f"rlt_ros.bench.{MODULES.get(name, name)}").measure(own)
         metrics |= {f"{name}.{key}" if len(names) > 1 else key: value for key, value in found.items()}
     result = {"name": args.name, "metrics": metrics, "realtime": args.realtime, "machine": machine()}
     print(json.dumps(result, indent=1))

@@ -14,6 +14,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import signal
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -139,7 +140,6 @@ def run(args: argparse.Namespace) -> int:
 def record_a_person(args: argparse.Namespace) -> int:
     """A person drives in the simulator, and everything is recorded; 0, or 1 when a process died."""
     import os
-    import signal
     import sys
 
     import yaml
@@ -217,6 +217,7 @@ def import_(args: argparse.Namespace) -> int:
     """Another format into a new folder of demonstrations."""
     from rlt_ros.data.mapping import load_mapping
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written stays after a kill either
     if args.map is not None:
         mapping = load_mapping(args.map, args.task)
     elif args.format == "mcap":
@@ -257,6 +258,7 @@ def export(args: argparse.Namespace, task) -> int:
     """A folder of demonstrations into another format."""
     from rlt_ros.data.lerobot_export import MAPPING, export_lerobot
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     source = args.folder or Path("demos") / task.name
     with _progress() as bar:
         row = bar.add_task("episodes", total=None)

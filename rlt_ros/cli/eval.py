@@ -11,7 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlt_ros.core.episode import Phase
+    from rlt_ros.sim.lockstep import EpisodeResult
+
+PLAIN_EVERY_S = 20.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
@@ -35,33 +46,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with _Shown(args.policy, args.episodes) as shown:
+        shown.say("loading")  # what comes now takes half a minute on a busy machine
+        import torch
 
-    from rlt_ros.sim.evaluate import evaluate
+        from rlt_ros.sim.evaluate import evaluate
 
-    torch.set_num_threads(args.threads)
-    good = 0
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[good]} successful"),
-    )
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        row = bar.add_task(f"eval {args.policy}", total=args.episodes, good=0)
-
-        def progress(done, result):
-            nonlocal good
-            good += result.success
-            bar.update(row, completed=done, good=good)
-
-        result = evaluate(args.task, args.policy, args.episodes, args.seed, progress, checkpoint=args.checkpoint,
-                          hand_over=args.hand_over)
+        torch.set_num_threads(args.threads)
+        result = evaluate(args.task, args.policy, args.episodes, args.seed, shown.ended, checkpoint=args.checkpoint,
+                          hand_over=args.hand_over, watch=shown.see)
     print(summary(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+class _Shown:
+    """How far it is: a bar in a terminal, elsewhere a line on stderr now and then. An episode of a large VLA on a CPU
+    takes minutes, so that it is told within episodes, too."""
+
+    def __init__(self, policy: str, episodes: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._name, self._episodes, self._done, self._good = f"eval {policy}", episodes, 0, 0
+        texts = ("{task.fields[good]} successful", "{task.fields[now]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, texts))
+        self._bar = Progress(*columns, TimeRemainingColumn())
+        self._bar.disable = not self._bar.console.is_terminal
+        self._row = self._bar.add_task(self._name, total=episodes, good=0, now="")
+        self._said_s = -math.inf
+
+    def __enter__(self) -> _Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, now: str) -> None:
+        """What is being done."""
+        self._bar.update(self._row, completed=self._done, good=self._good, now=now)
+        if self._bar.disable and time.monotonic() - self._said_s > PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            done = f"{self._done} of {self._episodes} episodes, {self._good} successful"
+            print(f"{self._name}: {done}; {now}", file=sys.stderr, flush=True)
+
+    def see(self, phase: Phase, seconds: float) -> None:
+        """As evaluate's watch."""
+        self.say(f"{phase.name.lower()}, {seconds:.1f} s")
+
+    def ended(self, done: int, result: EpisodeResult) -> None:
+        """As evaluate's progress."""
+        self._done, self._good = done, self._good + result.success
+        self.say("")
 
 
 def summary(r: dict) -> str:

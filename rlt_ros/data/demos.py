@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import struct
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     from rlt_ros.data.mapping import Mapping
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 KEYS = ("images", "frame_tick", "proprio", "action", "success", "critical_tick")
 
 
@@ -98,8 +100,11 @@ def load(folder: Path) -> list[dict[str, np.ndarray]]:
 
 
 def save(path: Path, images: Iterable[np.ndarray], count: int, **rest: np.ndarray) -> None:
-    """Write an episode whose `count` pictures uint8 [cameras, S, S, 3] come one after another, and are not all kept."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as file:
+    """Write an episode whose `count` pictures uint8 [cameras, S, S, 3] come one after another, and are not all kept.
+
+    ValueError when another number of pictures comes, or when the disk is full.
+    """
+    with _named(path), zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as file:
         with file.open("images.npy", "w", force_zip64=True) as member:
             written = 0
             for picture in images:
@@ -116,22 +121,50 @@ def save(path: Path, images: Iterable[np.ndarray], count: int, **rest: np.ndarra
 
 
 @contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk is a ValueError with the file's name, which the error of a write does not have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror}); make room there, or give another folder"
+        ) from error
+
+
+@contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that gets its name at the end, and is gone when something fails.
 
-    ValueError when `out` is there already.
+    ValueError when `out` is there already, or when the disk is full.
     """
     out = Path(out)
     if out.exists():
         raise ValueError(f"{out}: is there already, and nothing is written over; take another folder or delete it")
     part = out.with_name(f".{out.name}.part")  # of a run that was killed there may be one
+    made = [parent for parent in part.parents if not parent.exists()]
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        yield part
-        part.rename(out)
+        with _named(out):
+            part.mkdir(parents=True)
+            yield part
+            part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        for parent in [] if out.exists() else made:
+            with suppress(OSError):  # not empty any more
+                parent.rmdir()
+
+
+def require_room(out: Path, folder: Path, size: int) -> None:
+    """ValueError when `folder`, the temporary one of `out`, cannot take so many bytes of pictures."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ValueError(
+            f"{out}: the pictures take {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there; give another"
+            " folder, or take fewer or smaller ones (pictures.every and pictures.size in the mapping)"
+        )
 
 
 def note_origin(folder: Path, source: Path, mapping: Mapping, notes: list[str]) -> None:

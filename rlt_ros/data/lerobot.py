@@ -14,7 +14,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing as mp
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +33,7 @@ from rlt_ros.core.pictures import PictureError
 from rlt_ros.core.proprioception import SIZES, ProprioError
 from rlt_ros.data import demos, resample
 from rlt_ros.data.mapping import DemoError, Mapping, Part, When
+from rlt_ros.data.video import Video, VideoError
 
 VERSION = "v3.0"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -34,6 +41,7 @@ EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _CAMERA = {"video", "image"}
+_DIGITS = str.maketrans("", "", "0123456789")
 _FAR = 0.02  # of the range of a value: a mean or standard deviation that is further off is wrong
 
 
@@ -83,13 +91,16 @@ class Dataset:
         self.stats = self._json(STATS) if (self.root / STATS).is_file() else {}
         self.tasks = self._tasks()
         self.episodes = self._episodes()
-        total = info.get("total_episodes")
-        if total is not None and total != len(self.episodes):
-            raise DemoError(
-                f"{self.root / INFO}: total_episodes is {total}, but meta/episodes has"
-                f" {len(self.episodes)}; a part of the dataset is missing: fetch it again"
-            )
+        frames = sum(episode.length for episode in self.episodes)
+        for total, has in (("total_episodes", len(self.episodes)), ("total_frames", frames)):
+            if info.get(total) not in (None, has):
+                raise DemoError(
+                    f"{self.root / INFO}: {total} is {info[total]}, but meta/episodes has {has}; a part of the dataset"
+                    " is missing: fetch it again"
+                )
         self._open: tuple[Path, pq.ParquetFile, np.ndarray] | None = None
+        self._kept: tuple[Path, list[int], list[str], pa.Table] | None = None  # groups of rows that were read last
+        self._videos: dict[str, tuple[Path, Video]] = {}  # of each feature the file that was read last
 
     def _json(self, name: str) -> dict:
         try:
@@ -183,8 +194,11 @@ class Dataset:
         chunk, file = episode.videos[key][:2]
         return self.root / self._video.format(video_key=key, chunk_index=chunk, file_index=file)
 
-    def rows(self, episode: Episode, columns: Sequence[str]) -> pa.Table:
-        """An episode's rows of data, with these columns only."""
+    def rows(self, episode: Episode, columns: Sequence[str], keep: bool = False) -> pa.Table:
+        """An episode's rows of data, with these columns only.
+
+        keep: what was read for it, for the next episode's; a file may have one group of rows for all of them.
+        """
         path = self.data_path(episode)
         try:
             if self._open is None or self._open[0] != path:
@@ -211,7 +225,14 @@ class Dataset:
                 elif before < end:
                     groups.append(group)
                 before += size
-            return file.read_row_groups(groups, columns=list(columns)).slice(start - skipped, end - start)
+            read = path, groups, list(columns)
+            if self._kept is not None and self._kept[:3] == read:
+                table = self._kept[3]
+            else:
+                self._kept = None  # before there are two
+                table = file.read_row_groups(groups, columns=read[2])
+                self._kept = (*read, table) if keep else None
+            return table.slice(start - skipped, end - start)
         except (pa.ArrowException, OSError) as error:
             raise DemoError(
                 f"{path}: episode {episode.index}, frame 0: cannot be read ({error}); the file is missing,"
@@ -221,7 +242,7 @@ class Dataset:
     def numbers(self, episode: Episode, features: Sequence[str]) -> dict[str, np.ndarray]:
         """Feature -> its values float64 [frames, size] and `timestamp` [frames, 1], finite and in their order."""
         names = list(dict.fromkeys([*features, "timestamp"]))
-        table, out = self.rows(episode, names), {}
+        table, out = self.rows(episode, names, keep=True), {}
         where = f"{self.data_path(episode)}: episode {episode.index}, frame"
         for name in names:
             column = table[name].combine_chunks()
@@ -275,8 +296,6 @@ class Dataset:
         if self.features[key]["dtype"] == "image":
             yield from self._stored_pictures(episode, key, frames, size, crop)
             return
-        from rlt_ros.data.video import Video, VideoError
-
         if key not in episode.videos:
             raise DemoError(
                 f"{episode.where}: episode {episode.index}, frame 0: no video of {key!r}; the camera is"
@@ -295,20 +314,31 @@ class Dataset:
                 f" {episode.length}"
             )
         try:
-            video = Video(path)
-        except VideoError as error:
-            raise DemoError(f"{path}: episode {episode.index}, frame 0: {error}") from None
-        try:
+            video = self._take_video(key, path)
             for picture in video.pictures((begin + stamps_s[frames]).tolist(), 0.5 / self.fps):
                 height, width, _ = picture.shape
                 yield pictures.shrink_raw("rgb8", height, width, 3 * width, picture.reshape(-1), size, crop)
+            self._keep_video(key, path, video)
         except VideoError as error:
             at = int(frames[min(error.frame, len(frames) - 1)])
             raise DemoError(f"{path}: episode {episode.index}, frame {at}: {error}") from None
         except PictureError as error:
             raise DemoError(f"{path}: episode {episode.index}: {error}") from None
-        finally:
-            video.close()
+
+    def _take_video(self, key: str, path: Path) -> Video:
+        """A feature's file, open and nobody else's: two cameras may look at the same feature."""
+        kept = self._videos.pop(key, None)
+        if kept is not None and kept[0] == path:
+            return kept[1]
+        if kept is not None:
+            kept[1].close()
+        return Video(path)
+
+    def _keep_video(self, key: str, path: Path, video: Video) -> None:
+        """For the episodes that follow in the file."""
+        if key in self._videos:
+            self._videos[key][1].close()
+        self._videos[key] = path, video
 
     def _stored_pictures(
         self, episode: Episode, key: str, frames: np.ndarray, size: int, crop: Sequence[int]
@@ -390,21 +420,66 @@ def import_lerobot(
                 f" {100 * over / count:.1f} % of all are over 1, more than max_clipped ({mapping.max_clipped:.0%})"
                 "; look at action.unit and action.kind in the mapping and at action.scale of the task"
             )
-        if mapping.check_statistics and len(chosen) == len(dataset.episodes):
+        whole = len(chosen) == len(dataset.episodes)
+        if mapping.check_statistics and whole:
             statistics.check(dataset)
         summary.notes = importer.notes(over, count)
+        if mapping.check_statistics and dataset.stats and not whole:
+            summary.notes.append(f"{STATS} was not compared with the data: it is of all episodes")
         summary.episodes = len(chosen)
+        demos.require_room(out, folder, summary.pictures * len(mapping.cameras) * 3 * mapping.size**2)
         if processes <= 1:
             for done, episode in enumerate(chosen, 1):
                 importer.write(episode, folder)
                 progress("pictures", done, len(chosen))
         else:
-            with mp.get_context("spawn").Pool(processes, _begin, (source, mapping)) as pool:
-                written = pool.imap(_write, [(episode.index, folder) for episode in chosen])
-                for done, _ in enumerate(written, 1):
-                    progress("pictures", done, len(chosen))
+            jobs = [(episode.index, folder) for episode in chosen]
+            tell = lambda done: progress("pictures", done, len(chosen))  # noqa: E731
+            _side_by_side(processes, source, mapping, jobs, tell)
         demos.note_origin(folder, source, mapping, summary.notes)
     return summary
+
+
+def _side_by_side(
+    processes: int, source: Path, mapping: Mapping, jobs: list[tuple[int, Path]], tell: Callable[[int], None]
+) -> None:
+    """Write episodes in several processes, none of which is left afterwards. DemoError when one of them is killed.
+
+    tell: is told how many are done.
+    """
+    others = set(mp.active_children())
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp.get_context("spawn"), _begin, (source, mapping))
+    try:
+        with _deaf_to_ctrl_c():  # they start with the jobs
+            written = [pool.submit(_write, job) for job in jobs]
+        for done, (episode, _) in enumerate(jobs, 1):
+            try:
+                written[done - 1].result()
+            except BrokenProcessPool:
+                raise DemoError(
+                    f"{source}: a process that wrote pictures was killed, about episode {episode}; if memory was short,"
+                    " try --processes 1 or smaller pictures"
+                ) from None
+            tell(done)
+    except BaseException:
+        for process in set(mp.active_children()) - others:  # nobody wants the rest
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started within leave Ctrl-C, which a terminal sends to all, to this one, which ends them."""
+    if threading.current_thread() is not threading.main_thread():  # no other may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _importer: Importer | None = None  # of a process of the pool
@@ -413,9 +488,17 @@ _importer: Importer | None = None  # of a process of the pool
 def _begin(source: Path, mapping: Mapping) -> None:
     import cv2
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the processes are the threads
     global _importer
     _importer = Importer(Dataset(source), mapping)
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _write(job: tuple[int, Path]) -> None:
@@ -452,6 +535,7 @@ class Importer:
             wanted = (4, 7) if part == "pose" else (sizes[part],)
             self.columns[part] = self._columns(f"state.{part}", source, wanted, part in SIZES)
         self.columns["action"] = self._columns("action", mapping.action, (self.task.action_dim,), True)
+        self.in_order = self._expect_these_actions()
         whens = [when.source for when in (mapping.success, mapping.critical) if when.source]
         for when in whens:
             self._feature(when, "success or critical")
@@ -489,6 +573,21 @@ class Importer:
                 " any, or write a task file for this robot"
             )
         return np.array(columns)
+
+    def _expect_these_actions(self) -> str:
+        """What is to be said of actions that the mapping does not pick. DemoError when their names are of others."""
+        names, wanted = self.dataset.names(self.mapping.action.source), self.task.action_names
+        if self.mapping.action.pick or len(names) != len(wanted):
+            return ""
+        if all(ours.lower() in theirs.lower() for ours, theirs in zip(wanted, names, strict=True)):
+            return ""
+        if len({theirs.translate(_DIGITS) for theirs in names}) == 1:  # motor_0, motor_1 ... say nothing
+            return f"the actions {', '.join(names)} are taken for {', '.join(wanted)}, in this order"
+        raise DemoError(
+            f"{self.info}: {self.mapping.action.source} has the values {', '.join(names)}, the task"
+            f" '{self.task.name}' has the actions {', '.join(wanted)}: another action space, or another order; if they"
+            f" do fit, say with action.pick in {self.mapping.path} which is which"
+        )
 
     def chosen(self) -> list[Episode]:
         """The episodes that the mapping wants; DemoError for an empty one, or when none is left."""
@@ -616,6 +715,8 @@ class Importer:
                 f"resampled from {self.dataset.fps:g} to {task.rate:g} Hz: state and targets linearly, pictures"
                 " and other actions by the newest frame"
             )
+        if self.in_order:
+            notes.append(self.in_order)
         if over:
             notes.append(f"{100 * over / count:.2g} % of the actions were over full action and are clipped")
         if not self.dataset.stats:

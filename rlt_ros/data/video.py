@@ -40,6 +40,7 @@ class Video:
             ) from None
         self.width, self.height = self._stream.codec_context.width, self._stream.codec_context.height
         self._stream.codec_context.thread_count = 1  # episodes are read side by side; a frame in flight delays a jump
+        self._stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, not a picture made up
         self._grouped = self._stream.codec_context.codec.canonical_name in _GROUPED
         self._unit_s = float(self._stream.time_base)
         self._to_rgb = VideoReformatter()  # a new one for each picture would take six times as long
@@ -54,7 +55,7 @@ class Video:
         """
         times, at = list(times_s), 0
         try:
-            for seconds, frame in self._frames(times, tolerance_s):
+            for seconds, frame in self.frames(times, tolerance_s):
                 picture = None
                 while at < len(times) and times[at] <= seconds + tolerance_s:
                     if times[at] < seconds - tolerance_s:
@@ -75,8 +76,8 @@ class Video:
         if at < len(times):
             raise VideoError(f"the video ends before {times[at]:.4f} s; it is cut off: fetch it again", at)
 
-    def _frames(self, times: list[float], tolerance_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
-        """(time [s], frame) of at least the wanted ones that are there, in their order."""
+    def frames(self, times: list[float], tolerance_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+        """(time [s], frame as it was decoded) of at least the wanted ones that are there, in their order."""
         if not times:
             return
         codec, fresh, wanted = self._stream.codec_context, True, 0
@@ -86,7 +87,7 @@ class Video:
             stamps = [packet.pts * self._unit_s for packet in group]
             if min(stamps) < stamps[0] - 1e-9 and self._grouped:  # open: it shows what needs the group before
                 self._grouped = False
-                yield from self._frames(times[wanted:], tolerance_s)
+                yield from self.frames(times[wanted:], tolerance_s)
                 return
             while wanted < len(times) and times[wanted] < min(stamps) - tolerance_s:
                 wanted += 1  # of an earlier group
@@ -103,7 +104,12 @@ class Video:
                 last = times[bisect_right(times, stamps[-1] + tolerance_s) - 1]
                 group = [packet for packet, stamp in zip(group, stamps, strict=True) if stamp <= last + tolerance_s]
             for packet in group:
-                yield from self._decoded(packet)
+                try:
+                    yield from self._decoded(packet)
+                except av.InvalidDataError:
+                    # Where groups are open, the pictures before the first key picture need some that were not decoded.
+                    if self._grouped or packet.pts * self._unit_s >= times[0] - tolerance_s:
+                        raise
         if not fresh:
             yield from self._decoded(None)
             codec.flush_buffers()
@@ -123,6 +129,8 @@ class Video:
         for packet in self._container.demux(self._stream):
             if packet.pts is None:  # the end
                 continue
+            if packet.is_corrupt:  # the file ends within it
+                break
             if packet.is_keyframe and group:
                 yield group
                 group = []

@@ -402,7 +402,8 @@ class Episode:
                 self.action.by_tick[chunk.tick + i] = action
             return
         has, values = _values(msg, mapping.kind)
-        pick = list(mapping.action.pick or (names if set(names) <= set(has) else range(len(values))))
+        # Names that are others than the task's must be picked: their number alone says little.
+        pick = list(mapping.action.pick or (names if set(names) <= set(has) else [] if has else range(len(values))))
         if len(pick) != len(names):
             raise self._another(len(values), ", ".join(has) or "numbers without names")
         index = {name: i for i, name in enumerate(has)}

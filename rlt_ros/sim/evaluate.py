@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from rlt_ros.core.episode import Phase
 from rlt_ros.core.intervals import wilson
 from rlt_ros.core.joining import Join
 from rlt_ros.data.handover import load_classifier
@@ -68,6 +69,7 @@ def evaluate(
     timing: Timing | None = None,
     checkpoint: str | Path = "",
     hand_over: str = "rule",
+    watch: Callable[[Phase, float], None] | None = None,
 ) -> dict:
     """Evaluate ``base`` (the VLA alone), ``demonstrator`` or a session folder; what ``rlt eval --json`` writes.
 
@@ -75,6 +77,7 @@ def evaluate(
     checkpoint.
     ``hand_over`` names who does it: ``rule`` (the task's), ``person`` (the same, a reaction time later) or ``learned``
     (the session's classifier).
+    ``progress`` is told of each episode that ended, ``watch`` of each tick of it: the phase, and s since its start.
     ``median_steps_success`` counts control ticks of the critical phase, hand-over to success, as RLT's paper does;
     ``median_episode_steps_success`` those of the whole episode.
     """
@@ -109,7 +112,7 @@ def evaluate(
                     f"session {policy!r}: its actor has {actor.dims}, task '{task.name}' with this VLA needs {wanted}"
                 )
         who = handed_over_by(hand_over, Path(policy), vla.token_dim, task, timing)
-        run = LockStep(env, vla, timing, actor and actor.act, hand_over=who).run
+        run = LockStep(env, vla, timing, actor and actor.act, hand_over=who, watch=watch).run
     for i in range(episodes):
         results.append(run(first + i))
         if progress:

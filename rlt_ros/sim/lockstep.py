@@ -6,6 +6,7 @@ promises, however long it takes here. With a latency of its own the VLA is as sl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,18 +105,21 @@ class LockStep:
     """Runs episodes of a task with a frozen VLA and, from the hand-over on, a policy (None: the VLA alone).
 
     latency: ticks that the VLA takes (None: timing.latency_ticks, which it is promised to keep).  wait: the robot
-    stands while the VLA computes, at each chunk.  hand_over: who does it (None: the task's rule).
+    stands while the VLA computes, at each chunk.  hand_over: who does it (None: the task's rule).  watch: told at each
+    tick of the phase, and of the time since the episode's start [s].
     """
 
     def __init__(
         self, env: TaskEnv, vla: FrozenVLA, timing: Timing = Timing(), policy=None, exploration_std: float = 0.0,
         seed: int = 0, latency: int | None = None, wait: bool = False, hand_over: Rule | None = None,
+        watch: Callable[[Phase, float], None] | None = None,
     ):  # fmt: skip
         self.env, self.vla, self.timing, self.task = env, vla, timing, env.task
         self.period_s = 1.0 / self.task.rate
         self.latency = timing.latency_ticks if latency is None else latency
         self.wait, self.references = wait, References(timing.join)
         self.hand_over = hand_over or Rule()
+        self.watch = watch or (lambda phase, seconds: None)
         self.commander = Commander(
             self.task.action_dim, timing.chunk_steps, 0 if wait else timing.latency_ticks, timing.max_age_ticks,
             exploration_std=exploration_std, seed=seed, join_ticks=timing.join_ticks,
@@ -151,6 +155,7 @@ class LockStep:
         driver = None
         while machine.phase in (Phase.APPROACH, Phase.CRITICAL):
             tick, proprio = self.tick, env.proprio()
+            self.watch(machine.phase, (tick - machine.start_tick) * self.period_s)
             commander.set_phase(machine.phase, machine.start_tick, machine.episode)
             if self.wait:
                 if tick % t.chunk_steps == 0:

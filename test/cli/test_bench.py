@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlt_ros import bench
-from rlt_ros.bench import control, learner, panel, token, weights
+from rlt_ros.bench import control, importing, learner, panel, token, weights
 from rlt_ros.cli.main import main
 from rlt_ros.core.learner import Learner
 from rlt_ros.core.networks import Dims
@@ -99,6 +99,23 @@ def test_next_state_of_a_transition_is_the_state_of_a_later_one():
     first, later = noise(0, 6, task), noise(5, 6, task)
     assert later.tick == first.tick + first.steps
     assert (first.next_token == later.token).all() and (first.next_proprio == later.proprio).all()
+
+
+def test_import_is_compared_with_decoding_alone(capsys, tmp_path, monkeypatch):
+    for name, value in {"EPISODE_S": 1, "FILE_EPISODES": 2, "HEIGHT": 64, "WIDTH": 96}.items():
+        monkeypatch.setattr(importing, name, value)
+    sizes = ("--minutes", "0.04", "--codec", "h264", "--processes", "1", "--folder", str(tmp_path))
+    found = measured(capsys, tmp_path, "import", *sizes)
+    assert found["episodes"] == 3 and found["frames"] == 90 and found["pictures"] == 60
+    assert found["seconds"] > found["decode_needed_seconds"] > 0 and found["import_over_decode_all"] > 1
+    assert found["seconds_per_hour"] == pytest.approx(1200 * found["seconds"])
+    assert 50 < found["memory_mb"] < 1000 and found["video_mb"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json"}
+
+
+def test_import_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match="rlt demos import ended with 1: .*nowhere/meta/info.json"):
+        importing.run_import(tmp_path / "nowhere", tmp_path / "out", 1)
 
 
 def test_weights_are_followed_from_publish_to_use_over_dds(python):
@@ -253,7 +270,7 @@ def test_contestants_take_turns_and_are_compared_round_by_round():
 @pytest.mark.parametrize(
     "wrong",
     [("--rounds", "0"), ("--burners", "-1"), ("--steps", "1"), ("--rate", "0"), ("--rate", "1001"),
-     ("--seconds", "-1")],
+     ("--seconds", "-1"), ("--processes", "0"), ("--minutes", "0")],
 )
 def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
     assert main(["bench", "learner", *wrong]) == 2
@@ -263,5 +280,5 @@ def test_sizes_that_make_no_sense_are_wrong_usage(wrong, capsys):
 def test_help_has_an_example_of_each(capsys):
     assert main(["bench", "--help"]) == 0
     out = capsys.readouterr().out
-    names = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel", "all")
+    names = ("control", "latency", "human", "token", "learner", "weights", "replay", "import", "panel", "all")
     assert all(f"rlt bench {name}" in out for name in names)

@@ -1,8 +1,15 @@
 """LeRobot datasets: import of others', export and back, and what is wrong with a dataset."""
 
 import json
+import multiprocessing as mp
 import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlt_ros.data import demos
-from rlt_ros.data.lerobot import import_lerobot
+from rlt_ros.data.lerobot import Dataset, import_lerobot
 from rlt_ros.data.lerobot_export import MAPPING, export_lerobot
 from rlt_ros.data.mapping import DemoError, load_mapping
 from rlt_ros.data.video import VideoWriter
 from rlt_ros.sim.task import load_task
 
 DEG = np.pi / 180
+KEY = "observation.images.front"
 
 
 def shade(frame: int) -> int:
@@ -142,6 +150,10 @@ def nan(made):
     made.actions[1][7, 1] = np.nan
 
 
+def nan_state(made):
+    made.states[2][3, 0] = np.nan
+
+
 def far(made):
     made.stats = {"action": {"max": [180.0, 1.0]}}
 
@@ -161,6 +173,15 @@ def short_video(root: Path):
     for frame in range(36):
         writer.add(np.full((32, 48, 3), shade(frame), np.uint8))
     writer.close()
+
+
+def damaged(root: Path):
+    """Nonsense in the middle of a whole file."""
+    path = root / "videos/observation.images.front/chunk-000/file-000.mp4"
+    data = bytearray(path.read_bytes())
+    middle = (data.index(b"mdat") + len(data)) // 2
+    data[middle : middle + 200] = np.random.default_rng(0).bytes(200)
+    path.write_bytes(data)
 
 
 def lost_rows(root: Path):
@@ -188,11 +209,18 @@ def three_joints(made):
     made.actions = [np.pad(a, ((0, 0), (0, 1))) for a in made.actions]
 
 
+def called(*names: str):
+    return lambda made: made.__setattr__("names", list(names))
+
+
 VIDEO, DATA = "videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"
 SAME = lambda _: None  # noqa: E731
+UNPICKED = {"joint_position": {"from": "observation.state", "unit": "deg"}}
 ALL = {"action": {"from": "action", "kind": "position", "unit": "deg"}}
 FAULTS = {
     "NaN": (nan, SAME, {}, [DATA, "episode 1, frame 7", "action[1] (lift.pos) is nan", "skip: [1]"]),
+    "NaN in the state": (nan_state, SAME, {}, [DATA, "episode 2, frame 3", "observation.state[0] (pan.pos) is nan"]),
+    "damaged video": (SAME, damaged, {}, [VIDEO, "episode 1, frame ", "cannot be decoded", "fetch it again"]),
     "truncated video": (SAME, cut(VIDEO), {}, [VIDEO, "episode 0, frame ", "fetch it again"]),
     "video of nothing": (SAME, cut(VIDEO, 0.01), {}, [VIDEO, "episode 0, frame 0", "the video does not open"]),
     "short video": (SAME, short_video, {}, [VIDEO, "episode 1, frame 18", "the video ends before 1.2667 s"]),
@@ -211,9 +239,15 @@ FAULTS = {
     "missing tasks": (SAME, gone("meta/tasks.parquet"), {}, ["meta/tasks.parquet", "cannot be read"]),
     "older version": (info(codebase_version="v2.1"), SAME, {}, ["codebase_version is 'v2.1'", "convert_dataset"]),
     "missing episode": (info(total_episodes=4), SAME, {}, ["total_episodes is 4, but meta/episodes has 3"]),
+    "missing frames": (info(total_frames=99), SAME, {}, ["total_frames is 99, but meta/episodes has 76"]),
     "broken info": (SAME, cut("meta/info.json"), {}, ["meta/info.json: not JSON"]),
     "another action space": (three_joints, SAME, ALL,
                              ["action has 3 values (pan.pos, lift.pos, grip.pos)", "wants 2", "another action space"]),
+    "an action space of the same size": (called("x", "y"), SAME, ALL | {"state": UNPICKED},
+                                         ["meta/info.json", "action has the values x, y", "the actions pan, lift",
+                                          "action.pick"]),
+    "actions in another order": (called("lift.pos", "pan.pos"), SAME, ALL | {"state": UNPICKED},
+                                 ["action has the values lift.pos, pan.pos", "or another order", "action.pick"]),
     "normalised at another rate": (SAME, SAME, {"action": {"from": "action", "kind": "normalised"}},
                                    ["fps is 30", "a rate of 50", "action.kind is normalised"]),
     "degrees taken as radians": (SAME, SAME, {"action": {"from": "action", "kind": "position"}},
@@ -255,6 +289,100 @@ def test_what_can_be_left_out_is(tmp_path, made, mapping_file):
     dataset.write()
     summary = import_lerobot(dataset.root, load_mapping(mapping_file(skip=[1])), tmp_path / "out")
     assert summary.episodes == 2 and any("meta/stats.json is not there" in note for note in summary.notes)
+
+
+def test_statistics_that_are_not_compared_are_mentioned(tmp_path, made, mapping_file):
+    summary = import_lerobot(made().write(), load_mapping(mapping_file(skip=[1])), tmp_path / "out")
+    assert any("meta/stats.json was not compared with the data" in note for note in summary.notes)
+
+
+def test_actions_without_telling_names_are_taken_in_their_order_and_that_is_said(tmp_path, made, mapping_file):
+    dataset = made()
+    dataset.names = ["motor_0", "motor_1"]
+    mapping = load_mapping(mapping_file(**ALL, state=UNPICKED))
+    summary = import_lerobot(dataset.write(), mapping, tmp_path / "out")
+    assert "the actions motor_0, motor_1 are taken for pan, lift, in this order" in summary.notes
+
+
+def test_two_cameras_may_look_at_one_feature(made, tmp_path):
+    dataset = Dataset(made().write())
+    for episode in dataset.episodes:
+        frames, stamps = np.arange(episode.length), np.arange(episode.length) / 30
+        both = [dataset.pictures(episode, KEY, frames, stamps, 16, ()) for _ in range(2)]
+        shades = np.array([[picture.mean() for picture in pair] for pair in zip(*both, strict=True)])
+        expected = [shade(episode.first + frame) for frame in frames]
+        np.testing.assert_allclose(shades, np.stack([expected, expected], 1), atol=1.5)
+
+
+def left(tmp_path: Path) -> set[str]:
+    return {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_import_for_which_there_is_no_room_does_not_begin(tmp_path, made, mapping_file, monkeypatch):
+    root, mapping = made().write(), load_mapping(mapping_file())
+    before = left(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5000))
+    with pytest.raises(ValueError, match="deep/out: the pictures take 0.00 GB, and 0.00 GB are free there"):
+        import_lerobot(root, mapping, tmp_path / "deep/out")
+    assert left(tmp_path) == before  # not even the folder above
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(size): no file can grow larger, here and in processes that start from now on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_is_named_and_nothing_is_left_behind(tmp_path, made, mapping_file, full_disk, processes):
+    root, mapping = made().write(), load_mapping(mapping_file())
+    before = left(tmp_path)
+    full_disk(9000)  # the first episode needs 5 kB of pictures, the second 8
+    with pytest.raises(ValueError, match="episode_000001.npz: cannot be written .* make room there"):
+        import_lerobot(root, mapping, tmp_path / "out", processes)
+    assert left(tmp_path) == before
+
+
+def many(made, count: int) -> Path:
+    dataset = made(lengths=(20,) * count)
+    dataset.stats = None
+    return dataset.write("image")
+
+
+def test_a_process_that_is_killed_ends_the_import(tmp_path, made, mapping_file):
+    root, mapping = many(made, 150), load_mapping(mapping_file())
+    before = left(tmp_path)
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "pictures" and done == 1:
+            for process in mp.active_children():
+                process.kill()
+
+    with pytest.raises(DemoError, match="a process that wrote pictures was killed, about episode"):
+        import_lerobot(root, mapping, tmp_path / "out", 2, kill)
+    assert left(tmp_path) == before
+
+
+@pytest.mark.parametrize(("sent", "processes"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_ctrl_c_leaves_nothing_and_says_no_more_than_that(tmp_path, made, mapping_file, python, sent, processes):
+    root = many(made, 250)
+    arguments = ["--map", str(mapping_file()), "--out", str(tmp_path / "out"), "--processes", str(processes)]
+    before = left(tmp_path)
+    code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
+    command = [python, "-c", code, "demos", "import", "--from", "lerobot", str(root), *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".out.part/episode_*.npz")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)  # as a terminal does
+    else:
+        process.send_signal(sent)
+    assert process.communicate(timeout=120)[1].strip() == "interrupted"
+    assert process.returncode == 130 and left(tmp_path) == before
 
 
 def test_wrong_statistics_can_be_ignored(tmp_path, made, mapping_file):

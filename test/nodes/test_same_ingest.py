@@ -1,5 +1,6 @@
 """What the nodes make of a robot's messages live, and what an import makes of a recording of the same messages."""
 
+import shutil
 import time
 
 import cv2
@@ -188,9 +189,14 @@ def test_arrays_and_joint_states_of_another_action_space_are_refused(tmp_path):
     array = lambda n: lambda topic, m, tick: Float64MultiArray(data=n * [0.1]) if topic == "/cmd" else m  # noqa: E731
     with pytest.raises(DemoError, match="has 6 values .*another action space"):
         imported(tmp_path, recording(change=array(6)))
-    joints = lambda topic, m, tick: JointState(header=m.header, name=["a", "b"], velocity=[0.0, 1.0])  # noqa: E731
-    with pytest.raises(DemoError, match=r"/cmd, message 0 at .* s: action has 2 values \(a, b\)"):
-        imported(tmp_path, recording(change=lambda t, m, k: joints(t, m, k) if t == "/cmd" else m))
+    for names, told in ((["a", "b"], r"2 values \(a, b\)"), (["a", "b", "c", "d"], r"4 values \(a, b, c, d\)")):
+        joints = lambda m, names=names: JointState(header=m.header, name=names, velocity=[0.1] * len(names))  # noqa: E731
+        messages = recording(change=lambda t, m, k, joints=joints: joints(m) if t == "/cmd" else m)
+        with pytest.raises(DemoError, match=f"/cmd, message 0 at .* s: action has {told}.* another action space"):
+            imported(tmp_path, messages)
+    picked = {"from": "/cmd", "kind": "velocity", "pick": ["a", "b", "c", "d"], "unit": 0.01}
+    assert (imported(tmp_path, messages, action=picked)[0]["action"][1:] > 0).all()
+    shutil.rmtree(tmp_path / "out")
     episode, _ = imported(tmp_path, recording(change=array(4)), action={"from": "/cmd", "kind": "normalised"})
     np.testing.assert_allclose(episode["action"][1:], 0.1, atol=1e-6)
 

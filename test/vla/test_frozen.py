@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.frozen import CHECKPOINTS
@@ -73,6 +74,27 @@ def test_a_file_that_is_missing_or_damaged_is_named(tmp_path, name):
         load(folder)
     (folder / name).unlink()
     with pytest.raises(VLAError, match=str(folder)):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("model", lambda w: w.pop("action_out_proj.weight"), "missing keys: .*action_out_proj.weight"),
+        ("model", lambda w: w.update(extra=np.zeros(2, np.float16)), "unexpected keys: .*extra"),
+        ("model", lambda w: w.update({"action_out_proj.bias": np.zeros(5, np.float16)}), "mismatched keys: .*action_out_proj.bias.*5.*4"),
+        ("token", lambda w: w.pop("encoder.layers.0.linear1.bias"), "missing .*encoder.layers.0.linear1.bias"),
+        ("token", lambda w: w.update(extra=np.zeros(2, np.float16)), "unexpected .*extra"),
+    ],
+)
+def test_weights_that_are_missing_or_unknown_are_named(tmp_path, name, change, says):
+    folder = tmp_path / "model"
+    shutil.copytree(CHECKPOINTS / "ethernet", folder)
+    path = folder / f"{name}.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(VLAError, match=f"{path}: .*{says}"):
         load(folder)
 
 

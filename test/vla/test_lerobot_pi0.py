@@ -7,11 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import PI0Config, PI0ForConditionalGeneration
 
+from rlt_ros.cli.main import main
 from rlt_ros.core.joining import Prefix
 from rlt_ros.core.rl_token import RLToken, TokenConfig
+from rlt_ros.sim.task import task_folder
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.backend import load_backend
 from rlt_ros.vla.lerobot_pi0 import configuration
@@ -236,6 +239,18 @@ def test_it_stands_in_for_the_small_one(pi0_folder, observed):
     np.testing.assert_allclose(vla.tokens([(pictures, proprio)] * 2)[1], token, atol=1e-4)
     with pytest.raises(VLAError, match="camera 'wrist' is missing"):
         vla.infer({"base": pictures["base"]}, proprio)
+
+
+def test_it_is_evaluated_by_the_command_and_says_how_far_it_is(pi0_folder, tmp_path, capsys, one_thread):
+    RLToken(TokenConfig(embedding_dim=96, tokens=2 * PATCHES)).save(pi0_folder.folder)
+    task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(task | {"approach_timeout": 0.5}))
+    arguments = ["--task", str(tmp_path / "short.yaml"), "--checkpoint", str(pi0_folder.folder), "--threads", "1"]
+    assert main(["eval", *arguments, "--episodes", "1", "--json", str(tmp_path / "result.json")]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["episodes"] == 1 and result["outcomes"] == ["TIMEOUT"] and result["successes"] == 0
+    printed = capsys.readouterr()
+    assert "0 of 1 episodes, 0 successful; loading" in printed.err and "0/1 = 0 %" in printed.out
 
 
 def config(**values):
