@@ -6,7 +6,9 @@ examples:
   rlt train token --task ethernet --out models/mine   # the RL token over it; the same command goes on after Ctrl-C
   rlt train report --task ethernet --out models/mine  # what that token is worth, once more
   rlt train token --task cups --model models/pi0 --out models/cups --alpha 1 --dtype bfloat16   # and adapt the VLA
-  accelerate launch --num_processes 2 -m rlt_ros.cli.main train token --task cups --model models/pi0 --out models/cups
+  rlt train token --task cups --model models/smolvla --out models/cups --width 128  # any back end, a smaller token
+  accelerate launch --multi_gpu --num_processes 2 -m rlt_ros.cli.main train token --task cups --model models/pi0 \
+    --out models/cups
   rlt train rl --session sessions/first --out sessions/offline                # the learner, offline, on recorded data
   rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256
   rlt train handover --session sessions/first         # when to hand over, from the presses of a session
@@ -46,8 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=2000, help="(default: 2000)")
     add("--batch", type=int, default=64, help="samples a step, of all processes together (default: 64)")
     add("--accumulate", type=int, default=1, metavar="K", help="compute them in K pieces, for less memory")
-    add("--lr", type=float, default=0.0, help="peak learning rate (default: 1e-3; VLAs wider than 512: 2e-4)")
+    add("--lr", type=float, default=0.0, help="peak learning rate (default: 1e-3; tokens of 512 and wider: 2e-4)")
     add("--layers", type=int, default=2, help="of encoder and decoder (default: 2)")
+    add("--width", type=int, default=0, metavar="D",
+        help="numbers of the token, narrower than the embeddings for a wide VLA (default: as wide as they are)")
     add("--action-weight", type=float, default=1.0, help="of the action readout; 0 is the paper's loss (default: 1)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="arithmetic; weights stay float32")
     add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
@@ -125,14 +129,19 @@ def train_vla(args: argparse.Namespace) -> int:
     return 0
 
 
-def token_parts(args: argparse.Namespace, model: Path, task, folder: Path):
-    """The VLA and the frames of its demonstrations."""
-    from rlt_ros.training import frames
-    from rlt_ros.vla.pi0 import Pi0
+def token_parts(args: argparse.Namespace, model: Path, task, folder: Path, processes):
+    """The VLA, on the processes' device, and the frames of its demonstrations."""
+    from rlt_ros.training import embeddings, frames
+    from rlt_ros.vla.backend import load_backend, name_of
 
-    policy = Pi0.load(model)
-    return policy, frames.read(folder, list(task.cameras), policy.io.cameras, policy.image_size, policy.horizon,
-                               policy.io.proprio_dim, policy.action_dim, args.every)  # fmt: skip
+    policy = load_backend(model)
+    if args.what == "token" and args.alpha and not hasattr(policy, "flow_loss"):
+        raise ValueError(f"--alpha {args.alpha:g}: the back end {name_of(model)!r} of {model} offers no flow-matching"
+                         " loss to fine-tune it with; pi0 does. Fine-tune it with its own tools, then train its token"
+                         " without --alpha")  # fmt: skip
+    embeddings.move(policy, processes.device)
+    return policy, frames.read(folder, list(task.cameras), list(policy.cameras), policy.image_size, policy.horizon,
+                               policy.proprio_dim, policy.action_dim, args.every)  # fmt: skip
 
 
 def token_paths(args: argparse.Namespace):
@@ -142,11 +151,12 @@ def token_paths(args: argparse.Namespace):
 
     task = load_task(args.task)
     out = args.out or CHECKPOINTS / task.name
-    model = args.model or (out if (out / "config.json").is_file() else CHECKPOINTS / task.name)
+    model = args.model or (out if (out / "rlt.json").is_file() else CHECKPOINTS / task.name)
     if not model.is_dir() and (CHECKPOINTS / str(model)).is_dir():
         model = CHECKPOINTS / str(model)
-    if not model.is_dir():
-        raise ValueError(f"{model}: no VLA checkpoint; `rlt train vla` makes a small one, --model takes another")
+    if not (model / "rlt.json").is_file():
+        raise ValueError(f"{model}: no VLA checkpoint (rlt.json); `rlt train vla` makes a small one, --model takes"
+                         " another")  # fmt: skip
     return task, args.demos or Path("demos") / task.name, model, out
 
 
@@ -170,20 +180,19 @@ def train_token(args: argparse.Namespace) -> int:
     task, folder, model, out = token_paths(args)
     if args.alpha and out.is_dir() and os.path.samefile(model, out):
         raise UsageError(f"--alpha changes the VLA, and --out {out} is where it comes from; take another --out")
-    same = ("steps", "batch", "accumulate", "lr", "seed", "dtype", "layers", "action_weight", "alpha", "tune", "rank",
-            "vla_lr")  # fmt: skip
+    same = ("steps", "batch", "accumulate", "lr", "seed", "dtype", "layers", "width", "action_weight", "alpha", "tune",
+            "rank", "vla_lr")  # fmt: skip
     minutes = args.minutes[0] if args.minutes else 0.0
     settings = token.Settings(minutes=minutes, **{name: getattr(args, name) for name in same})
     processes = processes_of(args)
     try:
         with Bars(processes.first) as bars:
-            policy, frames = token_parts(args, model, task, folder)
+            policy, frames = token_parts(args, model, task, folder, processes)
             rows, held = frames.split()
             settings.check(len(rows), processes.count)
             bars.say(f"{len(rows)} pictures of {frames.success.sum()} successful episodes, and {len(held)} held out;"
                      f" {processes.count} process{'es' if processes.count > 1 else ''} on {processes.device}")
-            policy.to(processes.device)
-            checkpoint, seen = embeddings.hash_checkpoint(model), None
+            checkpoint, seen = embeddings.hash_checkpoint(model, policy), None
             if not args.alpha:
                 cache = None if args.no_cache else args.cache or folder / "embeddings"
                 seen = embeddings.embeddings(policy, frames, checkpoint, cache, processes, args.dtype, bars.say,
@@ -198,7 +207,7 @@ def train_token(args: argparse.Namespace) -> int:
                 token.publish(training, model, out)
                 bars.say(f"{out}: the token after {training.step} steps")
                 if not args.no_report:
-                    write_report(args, bars, processes, policy, training.token, True, frames, training.seen)
+                    write_report(args, bars, processes, training.policy, training.token, True, frames, training.seen)
             processes.wait()
     finally:
         processes.leave()
@@ -215,13 +224,12 @@ def report_token(args: argparse.Namespace) -> int:
     task, folder, model, out = token_paths(args)
     processes = processes_of(args)
     with Bars() as bars:
-        policy, frames = token_parts(args, model, task, folder)
+        policy, frames = token_parts(args, model, task, folder, processes)
         readout, decoder = RLToken.load(out), False
         state = token.read_state(out / token.STATE)
         if state and state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), readout.e_rl.detach()):
             readout, decoder = RLToken(TokenConfig(**state["config"])), True
             readout.load_state_dict(state["token"])
-        policy.to(processes.device)
 
         def seen(rows):
             return embeddings.embed(policy, frames.images(rows), processes, args.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 class TokenConfig:
     """Sizes and training of the RL token. The paper leaves the sizes open; 2 layers are what others use."""
 
-    embedding_dim: int = 96  # width of the VLA's final-layer embeddings, and of z_rl
+    embedding_dim: int = 96  # E, width of the VLA's final-layer embeddings
     tokens: int = 128  # M, image tokens of all cameras
     layers: int = 2
     heads: int = 4
@@ -29,6 +29,17 @@ class TokenConfig:
     context_dropout: float = 0.9
     # enough and it ignores z_rl
     action_weight: float = 1.0  # weight of rebuilding the demonstrated chunk from z_rl; 0 is the paper's loss alone
+    width: int = 0  # of z_rl and both transformers; 0: E, else the embeddings are projected to it
+
+    @property
+    def size(self) -> int:
+        """D, the numbers of z_rl."""
+        return self.width or self.embedding_dim
+
+
+def _partly(there: Tensor | None) -> Tensor | None:
+    """None where all are there: what has no mask is faster."""
+    return None if there is None or bool(there.all()) else there
 
 
 class RLToken(nn.Module):
@@ -38,19 +49,22 @@ class RLToken(nn.Module):
         super().__init__()
         self.config = c = config
         layer = lambda: nn.TransformerEncoderLayer(  # noqa: E731
-            c.embedding_dim, c.heads, c.feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            c.size, c.heads, c.feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         stack = lambda: nn.TransformerEncoder(  # noqa: E731
-            layer(), c.layers, nn.LayerNorm(c.embedding_dim), enable_nested_tensor=False
+            layer(), c.layers, nn.LayerNorm(c.size), enable_nested_tensor=False
         )
-        self.e_rl = nn.Parameter(torch.randn(1, 1, c.embedding_dim) * 0.02)
-        self.position = nn.Parameter(torch.randn(1, c.tokens + 1, c.embedding_dim) * 0.02)
+        project = lambda: nn.Linear(c.embedding_dim, c.size) if c.width else nn.Identity()  # noqa: E731
+        self.e_rl = nn.Parameter(torch.randn(1, 1, c.size) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, c.tokens + 1, c.size) * 0.02)
+        self.projection = project()
         self.encoder = stack()
-        self.decoder_position = nn.Parameter(torch.randn(1, c.tokens, c.embedding_dim) * 0.02)
-        self.hidden = nn.Parameter(torch.zeros(1, 1, c.embedding_dim))  # stands where a decoder input was dropped
+        self.decoder_projection = project()
+        self.decoder_position = nn.Parameter(torch.randn(1, c.tokens, c.size) * 0.02)
+        self.hidden = nn.Parameter(torch.zeros(1, 1, c.size))  # stands where a decoder input was dropped
         self.decoder = stack()
-        self.head = nn.Linear(c.embedding_dim, c.embedding_dim)
-        self.action_head = nn.Sequential(nn.Linear(c.embedding_dim, 256), nn.GELU(), nn.Linear(256, c.action_values))
+        self.head = nn.Linear(c.size, c.embedding_dim)
+        self.action_head = nn.Sequential(nn.Linear(c.size, 256), nn.GELU(), nn.Linear(256, c.action_values))
         self.register_buffer("mean", torch.zeros(c.embedding_dim))
         self.register_buffer("std", torch.ones(c.embedding_dim))
         mask = torch.triu(torch.full((c.tokens, c.tokens), float("-inf")), 1)
@@ -59,28 +73,46 @@ class RLToken(nn.Module):
     def normalise(self, embeddings: Tensor) -> Tensor:
         return (embeddings - self.mean) / self.std
 
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """Final-layer embeddings [B, M, E] -> z_rl [B, E]: g([z_1..M, e_rl]) at M+1."""
-        z = self.normalise(embeddings)
+    def encode(self, embeddings: Tensor, there: Tensor | None = None) -> Tensor:
+        """Final-layer embeddings [B, M, E] -> z_rl [B, D]: g([z_1..M, e_rl]) at M+1.
+
+        there: bool [B, M], False where there is no embedding (a missing camera): nothing attends to it.  None: all are.
+        """
+        z = self.projection(self.normalise(embeddings))
         x = torch.cat([z, self.e_rl.expand(len(z), -1, -1)], 1) + self.position
-        return self.encoder(x)[:, -1]
+        there = _partly(there)
+        absent = None if there is None else nn.functional.pad(~there, (0, 1))
+        return self.encoder(x, src_key_padding_mask=absent)[:, -1]
 
     def decode(
-        self, z_rl: Tensor, target: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """h(d([z_rl, z_1..M-1])) under a causal mask: [B, M, E], teacher-forced with ``target`` of that shape."""
-        context = target[:, :-1]
+        self, z_rl: Tensor, target: Tensor, dropout: float = 0.0, generator: torch.Generator | None = None,
+        there: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """h(d([z_rl, z_1..M-1])) under a causal mask: [B, M, E], teacher-forced with ``target`` of that shape.
+
+        there: as of :meth:`encode`; what is not there is hidden.
+        """
+        context = self.decoder_projection(target[:, :-1])
+        keep = None if there is None else there[:, :-1, None]
         if dropout:
-            keep = torch.rand(context.shape[:2], generator=generator, device=context.device)[..., None] >= dropout
+            drawn = torch.rand(context.shape[:2], generator=generator, device=context.device)[..., None] >= dropout
+            keep = drawn if keep is None else drawn & keep
+        if keep is not None:
             context = torch.where(keep, context, self.hidden)
         x = torch.cat([z_rl[:, None], context], 1) + self.decoder_position
         return self.head(self.decoder(x, mask=self.causal))
 
-    def loss(self, embeddings: Tensor, actions: Tensor | None = None) -> tuple[Tensor, dict[str, float]]:
-        """L_ro of Algorithm 1 (mean over tokens and widths), plus the action readout with ``actions`` [B, H*A]."""
-        target = self.normalise(embeddings).detach()
-        z_rl = self.encode(embeddings.detach())
-        reconstruction = (self.decode(z_rl, target, self.config.context_dropout) - target).square().mean()
+    def loss(
+        self, embeddings: Tensor, actions: Tensor | None = None, there: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, float]]:
+        """L_ro of Algorithm 1 (mean over tokens and widths), plus the action readout with ``actions`` [B, H*A].
+
+        there: as of :meth:`encode`; what is not there is not rebuilt either.
+        """
+        there, target = _partly(there), self.normalise(embeddings).detach()
+        z_rl = self.encode(embeddings.detach(), there)
+        error = (self.decode(z_rl, target, self.config.context_dropout, there=there) - target).square()
+        reconstruction = error.mean() if there is None else error[there].mean()
         loss, parts = reconstruction, {"reconstruction": float(reconstruction.detach())}
         if actions is not None and self.config.action_weight:
             readout = (self.action_head(z_rl) - actions).square().mean()

@@ -1,5 +1,7 @@
 """A frozen VLA's embeddings of demonstrations, computed once a picture and kept on disk.
 
+What is not there (the embeddings of a missing camera, by the VLA's mask) is zero, and known by that.
+
 A cache is a folder of two files: ``embeddings.npy``, float16 [N, M, E], a row for each of :class:`frames.Frames`, and
 ``embeddings.json``, which says what they were computed from. It gets its name when it is whole.
 """
@@ -14,7 +16,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +24,13 @@ import torch
 
 from rlt_ros.training.frames import Frames
 from rlt_ros.training.processes import Processes
+from rlt_ros.vla.backend import Backend
 
 Progress = Callable[[int, int, dict[str, float]], None]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# Files beside a checkpoint that do not decide its embeddings.
-TOKEN_FILES = ("token.json", "token.safetensors", "token_report.json", "token_report.md")
+# What this package puts beside a checkpoint. It decides nothing about the VLA.
+OURS = ("token.json", "token.safetensors", "token_report.json", "token_report.md", "training", "tensorboard",
+        "embeddings")  # fmt: skip
 _ARRAY, _ABOUT = "embeddings.npy", "embeddings.json"
 _BATCH = 64
 _SAMPLES = 64  # rows that are compared with their checksum on opening; all of them may be 100 GB
@@ -36,36 +40,56 @@ _NAMES = {
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The VLA's own files of a checkpoint folder, by name."""
-    return sorted(path for path in Path(folder).iterdir() if path.is_file() and path.name not in TOKEN_FILES)
+    """The VLA's own files of a checkpoint folder and those below it, by name; relative to it, hidden ones left out."""
+    found = (path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path for path in found
+                  if path.parts[0] not in OURS and not any(part.startswith(".") for part in path.parts))  # fmt: skip
 
 
-def hash_checkpoint(folder: Path) -> str:
-    """SHA-256 of what decides the embeddings: weights, configuration, cameras, words."""
-    digest = hashlib.sha256()
-    for path in checkpoint_files(folder):
-        if path.suffix in (".json", ".safetensors", ".model"):
-            with path.open("rb") as file:
-                digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+def hash_checkpoint(folder: Path, backend: Backend | None = None) -> str:
+    """SHA-256 of what decides the embeddings: weights, configuration, cameras, words, wherever they lie."""
+    digest, seen = hashlib.sha256(), set()
+    for source in (folder, *getattr(backend, "sources", ())):
+        source = Path(source).resolve()
+        if source in seen:
+            continue
+        seen.add(source)
+        for path in [Path()] if source.is_file() else checkpoint_files(source):
+            if (source / path).suffix in (".json", ".safetensors", ".model"):
+                with (source / path).open("rb") as file:
+                    digest.update(str(path).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
+def move(backend: Backend, device: torch.device) -> None:
+    """Have a back end that is a torch module compute there; another stays where its own settings have it."""
+    if isinstance(backend, torch.nn.Module):
+        backend.to(device)
+        with suppress(AttributeError):  # one that asks its weights where they are
+            backend.device = device
+
+
 @torch.no_grad()
-def embed(policy, images: np.ndarray, processes: Processes, dtype: str = "float32") -> torch.Tensor:
+def embed(backend: Backend, images: np.ndarray, processes: Processes, dtype: str = "float32") -> torch.Tensor:
     """Final-layer embeddings float32 [n, M, E] of pictures uint8 [n, cameras, S, S, 3], on the processes' device."""
-    device = processes.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        return policy.prefix(policy.pixels(torch.from_numpy(images).to(device)))[1].float()
+    with torch.autocast(backend.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        embeddings, seen, _ = backend.look(images)
+    return torch.where(seen[..., None], embeddings.float(), 0.0).to(processes.device)
+
+
+def there(embeddings: torch.Tensor) -> torch.Tensor:
+    """bool [n, M] of embeddings [n, M, E]: False for those of what is not to be seen."""
+    return (embeddings != 0).any(-1)
 
 
 def compute(
-    policy, frames: Frames, rows: range, processes: Processes, dtype: str, put: Callable[[int, np.ndarray], None],
-    progress: Progress | None = None,
+    backend: Backend, frames: Frames, rows: range, processes: Processes, dtype: str,
+    put: Callable[[int, np.ndarray], None], progress: Progress | None = None,
 ) -> None:  # fmt: skip
     """Call `put(first row, float16 [n, M, E])` for all `rows`, in their order. ValueError where one is not finite."""
     for first in range(rows.start, rows.stop, _BATCH):
         some = range(first, min(first + _BATCH, rows.stop))
-        values = embed(policy, frames.images(some), processes, dtype).half().cpu().numpy()
+        values = embed(backend, frames.images(some), processes, dtype).half().cpu().numpy()
         finite = np.isfinite(values).all((1, 2))
         if not finite.all():
             raise ValueError(f"{frames.where(some[int(np.argmin(finite))])}: the VLA's embeddings are not finite in"
@@ -76,8 +100,8 @@ def compute(
 
 
 def embeddings(
-    policy, frames: Frames, checkpoint: str, folder: Path | None, processes: Processes, dtype: str = "float32",
-    say: Callable[[str], None] = print, progress: Progress | None = None,
+    backend: Backend, frames: Frames, checkpoint: str, folder: Path | None, processes: Processes,
+    dtype: str = "float32", say: Callable[[str], None] = print, progress: Progress | None = None,
 ) -> np.ndarray:  # fmt: skip
     """float16 [N, M, E] of all frames, mapped from `folder` where they are, else computed and put there first.
 
@@ -85,14 +109,14 @@ def embeddings(
     that all of them must see.  ValueError when `folder` holds something else, OSError when the disk is too small; then
     nothing is left of it.
     """
-    shape = (len(frames), policy.image_tokens, policy.embedding_dim)
+    shape = (len(frames), backend.image_tokens, backend.embedding_dim)
     if folder is None:
         out = np.empty(shape, np.float16)
 
         def put(first: int, values: np.ndarray) -> None:
             out[first : first + len(values)] = values
 
-        compute(policy, frames, range(len(frames)), processes, dtype, put, progress)
+        compute(backend, frames, range(len(frames)), processes, dtype, put, progress)
         return out
     folder = Path(folder)
     about = {"checkpoint": checkpoint, "demonstrations": frames.checksum, "dtype": dtype}
@@ -101,7 +125,7 @@ def embeddings(
         begin = time.monotonic()
         if processes.first:
             say(f"{folder}: {why}; {shape[0]} pictures go through the VLA once ({_bytes(shape) / 1e9:.2f} GB)")
-        _write(policy, frames, about, folder, shape, processes, dtype, progress)
+        _write(backend, frames, about, folder, shape, processes, dtype, progress)
         if processes.first:
             say(f"{folder}: {shape[0] / (time.monotonic() - begin):.0f} pictures a second")
     elif processes.first:
@@ -145,7 +169,7 @@ def _bytes(shape: tuple[int, ...]) -> int:
     return 2 * int(np.prod(shape))
 
 
-def _write(policy, frames, about, folder, shape, processes, dtype, progress) -> None:
+def _write(backend, frames, about, folder, shape, processes, dtype, progress) -> None:
     """Fill a folder beside the wanted one, each process a part, and rename it."""
     part = folder.with_name(f".{folder.name}.part")
     with _new(part, folder, shape) if processes.first else _nothing():
@@ -161,7 +185,7 @@ def _write(policy, frames, about, folder, shape, processes, dtype, progress) -> 
                 file.seek(head + first * row_bytes)
                 file.write(np.ascontiguousarray(values).data)
 
-            compute(policy, frames, mine, processes, dtype, put, progress)
+            compute(backend, frames, mine, processes, dtype, put, progress)
             file.flush()
             os.fsync(file.fileno())
         processes.wait()

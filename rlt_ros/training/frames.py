@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ class Frames:
                 shot = np.stack([fit_image(picture, self.size) for picture in shot])
             out[i] = shot
         return out
+
+    @cached_property
+    def spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation [A] of the actions of the episodes that succeeded."""
+        good = self.actions[self.success[self.episode]]
+        return good.mean((0, 1)), good.std((0, 1)) + 1e-3  # as of a VLA: what never moved counts little
+
+    def targets(self, rows: Sequence[int]) -> np.ndarray:
+        """The action chunks of `rows` in units of their spread, float32 [n, H*A]."""
+        mean, std = self.spread
+        return ((self.actions[rows] - mean) / std).reshape(len(rows), -1)
 
     def split(self, every: int = 10) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows that are held out: of each `every`-th successful episode, at least of one.

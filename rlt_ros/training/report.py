@@ -22,10 +22,12 @@ from rlt_ros.training import embeddings as cache
 from rlt_ros.training import resnet
 from rlt_ros.training.frames import Frames
 from rlt_ros.training.processes import Processes
+from rlt_ros.vla.backend import Backend
 
 _PER_EPISODE, _ROWS = 25, 12_000  # rows of an episode, and of all, that the maps see
 _SCENES = 8000
 _RIDGES = tuple(10.0**i for i in range(-5, 3))
+OFFSETS, _SCALE = ("x_mm", "y_mm", "height_mm", "yaw_rad"), np.array([1e3, 1e3, 1e3, 1.0])
 TOKEN, POOLED, RESNET = "RL token", "mean-pooled embeddings", "ResNet on images"
 
 
@@ -40,7 +42,7 @@ class Subject:
         scenes: ``.npz`` of labelled pictures (images, offsets in m and rad), or None.
     """
 
-    policy: object
+    policy: Backend
     token: RLToken
     decoder: bool
     frames: Frames
@@ -56,15 +58,14 @@ def make(
 ) -> dict:  # fmt: skip
     """The report: plain numbers, and `notes` on what could not be had. progress(name) begins a bar."""
     bar = progress or (lambda name: None)
-    frames, policy, notes = subject.frames, subject.policy, []
+    frames, notes = subject.frames, []
     train, test = frames.split()
     if not len(test):
         test = train
         notes.append("One successful episode: the maps are tested on what they were fitted on.")
     rows = evenly(frames)
     fit, held = np.isin(rows, train), np.isin(rows, test)
-    mean, std = policy.action_mean.cpu().numpy(), policy.action_std.cpu().numpy()
-    actions = ((frames.actions - mean) / std).reshape(len(frames), -1)
+    actions = frames.targets(np.arange(len(frames)))
     found = {"samples": {"episodes": len(frames.files), "failed": int((~frames.success).sum()),
                          "fitted": int(fit.sum()), "held_out": int(held.sum())}}  # fmt: skip
     if subject.decoder:
@@ -84,21 +85,28 @@ def make(
                 show(first + len(some), len(rows), {})
     found["features"] = {}
     offsets, spread = read_offsets(subject, net, processes, bar("scenes"), notes)
-    good = frames.success[frames.episode[rows]]
     for name, parts in features.items():
-        x = torch.cat(parts).double()
-        found["features"][name] = {
-            "width": x.shape[1],
-            "action_r2": r2(x, torch.from_numpy(actions[rows]).double(), fit, held),
-            "state_r2": state_r2(x, frames.proprio[rows], subject.state, fit, held),
-            "success_auc": success_auc(x, frames.episode[rows], good),
-        } | ({"offset": offsets[name]} if offsets else {})
+        read = probes(torch.cat(parts).double(), frames, rows, actions[rows], subject.state, fit, held)
+        found["features"][name] = read | ({"offset": offsets[name]} if offsets else {})
     if offsets:
         found["offset_spread"] = spread
     if found["features"][TOKEN]["success_auc"] is None:
         notes.append(f"No prediction of success: {int((~frames.success).sum())} of {len(frames.files)} episodes failed,"
                      " at least 2 of each outcome are needed.")  # fmt: skip
     return found | {"notes": notes}
+
+
+def probes(
+    x: Tensor, frames: Frames, rows: np.ndarray, actions: np.ndarray, state: Sequence[tuple[str, int]],
+    fit: np.ndarray, held: np.ndarray,
+) -> dict:  # fmt: skip
+    """What a linear map reads from features x [n, F] of some rows, with their actions [n, H*A] as Frames.targets."""
+    return {
+        "width": x.shape[1],
+        "action_r2": r2(x, torch.from_numpy(actions).double(), fit, held),
+        "state_r2": state_r2(x, frames.proprio[rows], state, fit, held),
+        "success_auc": success_auc(x, frames.episode[rows], frames.success[frames.episode[rows]]),
+    }
 
 
 def evenly(frames: Frames) -> np.ndarray:
@@ -119,13 +127,14 @@ def rebuilt(subject: Subject, test: np.ndarray, actions: np.ndarray, seed: int) 
     token = subject.token
     # In no order: the picture before is almost the same one.
     some = np.random.default_rng(seed).permutation(test)[:512]
-    target = torch.cat([token.normalise(subject.seen(some[i : i + 64])) for i in range(0, len(some), 64)])
-    mine = torch.cat([token.encode(target[i : i + 64] * token.std + token.mean) for i in range(0, len(some), 64)])
+    seen = torch.cat([subject.seen(some[i : i + 64]) for i in range(0, len(some), 64)])
+    target, there = token.normalise(seen), cache.there(seen)
+    mine = torch.cat([token.encode(seen[i : i + 64], there[i : i + 64]) for i in range(0, len(some), 64)])
     found = {}
     for name, code in (("true", mine), ("zeroed", torch.zeros_like(mine)), ("shuffled", mine.roll(1, 0))):
-        errors = [(token.decode(code[i : i + 64], target[i : i + 64], 1.0) - target[i : i + 64]).square().mean((1, 2))
+        errors = [(token.decode(code[i : i + 64], target[i : i + 64], 1.0) - target[i : i + 64]).square().mean(2)
                   for i in range(0, len(some), 64)]  # fmt: skip
-        found[f"reconstruction_{name}"] = float(torch.cat(errors).mean())
+        found[f"reconstruction_{name}"] = float(torch.cat(errors)[there].mean())
     if token.config.action_weight:
         wanted = torch.from_numpy(actions[some]).to(mine.device)
         left = (token.action_head(mine) - wanted).square().sum()
@@ -135,15 +144,16 @@ def rebuilt(subject: Subject, test: np.ndarray, actions: np.ndarray, seed: int) 
 
 def read_features(subject: Subject, net, embeddings: Tensor, images: np.ndarray, into: dict[str, list[Tensor]]) -> None:
     """Add [n, width] of each kind."""
-    into[TOKEN].append(subject.token.encode(embeddings).cpu())
-    into[POOLED].append(embeddings.mean(1).cpu())
+    there = cache.there(embeddings)
+    into[TOKEN].append(subject.token.encode(embeddings, there).cpu())
+    into[POOLED].append((embeddings.sum(1) / there.sum(1, keepdim=True).clamp_min(1)).cpu())
     into[RESNET].append(net.read(images))
 
 
 def read_offsets(subject, net, processes, show, notes) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Error of the offset that is read off each kind of features: labelled pictures, in the critical phase.
+    """Error of the offset that is read off each kind of features (:func:`offset_error`), and the offsets' own spread.
 
-    Root mean square of those within 2 mm of the hole, which were not fitted.  Empty where there are no such pictures.
+    Empty where there are no labelled pictures.
     """
     if subject.scenes is None or not subject.scenes.is_file():
         notes.append("No offsets: there are no labelled pictures (scenes.npz) beside these demonstrations.")
@@ -164,20 +174,29 @@ def read_offsets(subject, net, processes, show, notes) -> tuple[dict[str, dict[s
             read_features(subject, net, cache.embed(subject.policy, images, processes, subject.dtype), images, features)
             if show:
                 show(first + len(images) - last.start, len(last), {})
-    y = torch.from_numpy(offsets[last.start :]).double()
-    near = (y[:, 2] < 0.006).numpy()  # metres above the mouth: the critical phase
-    fit = near & (np.arange(len(y)) < 0.8 * len(y))
-    close = near & ~fit & (y[:, :2].abs().amax(1) < 0.002).numpy()
+    offsets = offsets[last.start :]
+    fit, close = critical(offsets)
     if fit.sum() < 20 or close.sum() < 5:
         notes.append(f"No offsets: only {int(fit.sum())} + {int(close.sum())} labelled pictures are near the hole.")
         return {}, {}
-    names = ("x_mm", "y_mm", "height_mm", "yaw_rad")
-    scale = torch.tensor([1e3, 1e3, 1e3, 1.0], dtype=torch.double)
-    found = {}
-    for name, parts in features.items():
-        error = (ridge(torch.cat(parts).double(), y, fit)[close] - y[close]).square().mean(0).sqrt() * scale
-        found[name] = dict(zip(names, error.tolist(), strict=True))
-    return found, dict(zip(names, (y[close].std(0) * scale).tolist(), strict=True))
+    found = {name: offset_error(torch.cat(parts).double(), offsets) for name, parts in features.items()}
+    return found, dict(zip(OFFSETS, (offsets[close].std(0, ddof=1) * _SCALE).tolist(), strict=True))
+
+
+def critical(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of labelled pictures with offsets [n, 4] (m, rad) a map is fitted on, and which it is tested on: near the
+    hole, the last fifth of them within 2 mm."""
+    near = offsets[:, 2] < 0.006  # metres above the mouth: the critical phase
+    fit = near & (np.arange(len(offsets)) < 0.8 * len(offsets))
+    return fit, near & ~fit & (np.abs(offsets[:, :2]).max(1) < 0.002)
+
+
+def offset_error(x: Tensor, offsets: np.ndarray) -> dict[str, float]:
+    """Root mean square error of what a linear map of features x [n, F] says of the offsets, by OFFSETS."""
+    fit, close = critical(offsets)
+    y = torch.from_numpy(offsets).double()
+    error = (ridge(x, y, fit)[close] - y[close]).square().mean(0).sqrt().numpy() * _SCALE
+    return dict(zip(OFFSETS, error.tolist(), strict=True))
 
 
 # --- what a linear map reads ----------------------------------

@@ -6,6 +6,8 @@ the run that was not stopped.
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import os
 import shutil
@@ -13,25 +15,26 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.training import embeddings as cache
 from rlt_ros.training import lora
 from rlt_ros.training.frames import Frames
-from rlt_ros.training.processes import Processes
+from rlt_ros.training.processes import Processes, part, whole
+from rlt_ros.vla.backend import SETTINGS, Backend, read_settings
 
 STATE = Path("training") / "state.pt"  # in the folder of the result
 SAVE_S = 60.0  # between two states, and 20 times as long as saving takes
 _FORMAT = 1
-_WIDE = 512  # from this width on the token is that of a large VLA: more heads, a smaller rate (both ours, not measured)
+_WIDE = 512  # from this width on a token has more heads and a smaller rate (both ours, not measured)
 _SHOW = 20  # steps between two reports
 
 
@@ -43,10 +46,11 @@ class Settings:
     minutes: float = 0.0  # not 0: so long instead, by the clock, which no second run repeats
     batch: int = 64  # samples a step, of all processes and pieces together
     accumulate: int = 1  # pieces that a process computes its part of a batch in
-    lr: float = 0.0  # peak; 0: 1e-3, for VLAs wider than 512 2e-4
+    lr: float = 0.0  # peak; 0: 1e-3, for tokens of 512 and wider 2e-4
     seed: int = 0
     dtype: str = "float32"  # or bfloat16: autocast, parameters stay float32
-    layers: int = 2
+    layers: int = 2  # of encoder and decoder
+    width: int = 0  # numbers of the token; 0: as many as an embedding has
     action_weight: float = 1.0
     context_dropout: float = 0.9
     alpha: float = 0.0  # weight of the VLA's flow-matching loss; 0: frozen
@@ -57,13 +61,15 @@ class Settings:
     def check(self, rows: int, processes: int) -> None:
         """ValueError names what does not fit `rows` samples and so many processes."""
         low = {"steps": 0, "minutes": 0, "batch": 1, "accumulate": 1, "lr": 0, "seed": 0, "layers": 1,
-               "action_weight": 0, "alpha": 0, "rank": 1}  # fmt: skip
+               "width": 0, "action_weight": 0, "alpha": 0, "rank": 1}  # fmt: skip
         for name, least in low.items():
             if not (value := getattr(self, name)) >= least or not math.isfinite(value):
                 raise ValueError(f"{name} is {value}, expected at least {least}")
         for name, known in (("dtype", tuple(cache.DTYPES)), ("tune", ("lora", "full"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}")
+        if self.width % heads(self.width):
+            raise ValueError(f"width is {self.width}, expected a multiple of its {heads(self.width)} heads")
         if not self.steps and not self.minutes:
             raise ValueError("steps and minutes are both 0; expected one of them")
         if self.minutes and processes > 1:
@@ -73,6 +79,39 @@ class Settings:
         if self.batch % (self.accumulate * processes):
             raise ValueError(f"batch is {self.batch}, expected a multiple of {self.accumulate} pieces times {processes}"
                              " processes")
+
+
+def heads(width: int) -> int:
+    """Of the attention in a token of that width."""
+    return 4 if width < _WIDE else 8
+
+
+class Losses(nn.Module):
+    """L_ro + alpha L_vla of samples, as the one module whose call DDP and FSDP follow."""
+
+    def __init__(self, token: RLToken, vla, alpha: float, dtype: str):
+        """vla: the Pi0 that learns along, or None, with alpha 0."""
+        super().__init__()
+        self.token, self.vla, self.alpha, self.dtype = token, vla, alpha, dtype
+
+    def forward(
+        self, wanted: Tensor, seen: Tensor | None, images: np.ndarray | None = None, proprio: Tensor | None = None,
+        actions: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+        """The loss, and its parts as numbers.
+
+        wanted: action chunks [n, H*A] in units of their spread.  seen: embeddings [n, M, E], or None: of images uint8
+        [n, cameras, S, S, 3] by the VLA, with proprioception [n, P] and actions [n, H, A] for its own loss.
+
+        No gradient of L_ro reaches the VLA (:meth:`RLToken.loss`): its embeddings stay what its actions need.
+        """
+        with torch.autocast(wanted.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            if self.vla is None:
+                return self.token.loss(seen, wanted, cache.there(seen))
+            prefix, seen = self.vla.prefix(self.vla.pixels(images))
+            flow = self.vla.flow_loss(prefix, proprio, actions)
+            loss, parts = self.token.loss(seen.float(), wanted)
+            return loss + self.alpha * flow, parts | {"flow": float(flow.detach())}
 
 
 class Order:
@@ -91,13 +130,14 @@ class Order:
 
 
 class TokenTraining:
-    """The token in the making: `token`, `policy`, `step` (made so far), `elapsed` (s of training, over all runs)."""
+    """The token in the making: `token`, `policy` (a back end), `step` (made so far), `elapsed` (s, over all runs)."""
 
     def __init__(
-        self, policy, frames: Frames, rows: np.ndarray, settings: Settings, embeddings: np.ndarray | None = None,
-        processes: Processes | None = None,
+        self, policy: Backend, frames: Frames, rows: np.ndarray, settings: Settings,
+        embeddings: np.ndarray | None = None, processes: Processes | None = None,
     ):  # fmt: skip
-        """rows: of `frames`, which are trained on.  embeddings: of all frames; None when alpha is not 0.
+        """policy: where `processes` compute (:func:`embeddings.move`); with alpha, a Pi0 or what has its methods.
+        rows: of `frames`, which are trained on.  embeddings: of all frames; None when alpha is not 0.
 
         ValueError as of Settings.check.
         """
@@ -108,15 +148,16 @@ class TokenTraining:
         self.step, self.elapsed = 0, 0.0
         torch.manual_seed(settings.seed)
         self.joint = settings.alpha > 0
-        width = policy.embedding_dim
+        embedded = policy.embedding_dim
+        width = settings.width or embedded
         config = TokenConfig(
-            width, policy.image_tokens, layers=settings.layers, heads=4 if width < _WIDE else 8, feedforward=2 * width,
+            embedded, policy.image_tokens, layers=settings.layers, heads=heads(width), feedforward=2 * width,
             action_values=policy.horizon * policy.action_dim, action_weight=settings.action_weight,
-            context_dropout=settings.context_dropout,
+            context_dropout=settings.context_dropout, width=0 if width == embedded else width,
         )  # fmt: skip
-        device = self.processes.device
-        self.policy.to(device).requires_grad_(False).eval()
-        self.token = RLToken(config).to(device)
+        self.token = RLToken(config).to(self.processes.device)
+        if isinstance(policy, nn.Module):
+            policy.requires_grad_(False).eval()
         self._measure(rows)
         peak = settings.lr or (1e-3 if width < _WIDE else 2e-4)
         groups = [{"params": list(self.token.parameters()), "peak": peak}]
@@ -126,13 +167,17 @@ class TokenTraining:
             else:
                 tuned = list(policy.model.requires_grad_(True).parameters())
             groups.append({"params": tuned, "peak": settings.vla_lr})
-        self.processes.begin_alike([*self.token.buffers(), *(p for group in groups for p in group["params"])])
-        self.optimiser = torch.optim.AdamW(groups, lr=peak, weight_decay=0.01, fused=True)
+        optimiser = torch.optim.AdamW(groups, lr=peak, weight_decay=0.01, fused=True)
+        self._whole = None
+        if self.joint and self.processes.sharded and self.processes.first:
+            self._whole = copy.deepcopy(policy).cpu()  # the weights are shared out now, and come together in it
+        losses = Losses(self.token, policy if self.joint else None, settings.alpha, settings.dtype)
+        self.losses, self.optimiser = self.processes.prepare(losses, optimiser)
 
     @property
     def tuned(self) -> dict[str, nn.Parameter]:
         """The VLA's parameters that learn."""
-        return {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.policy.named_parameters() if p.requires_grad} if self.joint else {}
 
     @property
     def done(self) -> float:
@@ -155,87 +200,125 @@ class TokenTraining:
         torch.manual_seed(int(chance))  # what is hidden from the decoder, and the flow's noise and times
         self.optimiser.zero_grad(set_to_none=True)
         parts: dict[str, float] = {}
-        for piece in np.split(self.mine(self.step), settings.accumulate):
-            loss, some = self.loss(piece)
-            (loss / settings.accumulate).backward()
+        pieces = np.split(self.mine(self.step), settings.accumulate)
+        for number, piece in enumerate(pieces, 1):
+            with nullcontext() if number == len(pieces) else self.processes.apart(self.losses):
+                loss, some = self.loss(piece)
+                (loss / settings.accumulate).backward()
             parts = {name: parts.get(name, 0.0) + value / settings.accumulate for name, value in some.items()}
         if wrong := [name for name, value in parts.items() if not math.isfinite(value)]:
             raise ValueError(f"step {self.step}: the loss of {wrong[0]} is {parts[wrong[0]]}; the state saved before is"
                              " as it was. Try a smaller --lr, or --dtype float32")
-        for number, group in enumerate(self.optimiser.param_groups):
-            self.processes.average(group["params"])
-            norm = nn.utils.clip_grad_norm_(group["params"], 1.0)
-            parts[("token_gradient", "vla_gradient")[number]] = float(norm)
+        for name, group in zip(("token_gradient", "vla_gradient"), self.optimiser.param_groups, strict=False):
+            parts[name] = float(whole(nn.utils.clip_grad_norm_(group["params"], 1.0)))
         self.optimiser.step()
         self.step += 1
         self.elapsed += time.monotonic() - start
         return parts
 
-    def loss(self, rows: np.ndarray) -> tuple[torch.Tensor, dict[str, float]]:
-        """L_ro + alpha L_vla of some rows, and the parts as numbers.
+    def loss(self, rows: np.ndarray) -> tuple[Tensor, dict[str, float]]:
+        """L_ro + alpha L_vla of some rows, and the parts as numbers."""
+        frames, device = self.frames, self.processes.device
+        wanted = torch.from_numpy(frames.targets(rows)).to(device)
+        if not self.joint:
+            return self.losses(wanted, self.seen(rows))
+        proprio, actions = (torch.from_numpy(values[rows]).to(device) for values in (frames.proprio, frames.actions))
+        return self.losses(wanted, None, frames.images(rows), proprio, actions)
 
-        No gradient of L_ro reaches the VLA (:meth:`RLToken.loss`): its embeddings stay what its actions need.
-        """
-        device, policy = self.processes.device, self.policy
-        actions = torch.from_numpy(self.frames.actions[rows]).to(device)
-        wanted = ((actions - policy.action_mean) / policy.action_std).flatten(1)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.dtype == "bfloat16"):
-            if not self.joint:
-                return self.token.loss(self.seen(rows), wanted)
-            prefix, seen = policy.prefix(policy.pixels(torch.from_numpy(self.frames.images(rows)).to(device)))
-            flow = policy.flow_loss(prefix, torch.from_numpy(self.frames.proprio[rows]).to(device), actions)
-            loss, parts = self.token.loss(seen.float(), wanted)
-            return loss + self.settings.alpha * flow, parts | {"flow": float(flow.detach())}
-
-    def seen(self, rows: np.ndarray) -> torch.Tensor:
+    def seen(self, rows: np.ndarray) -> Tensor:
         """The VLA's embeddings float32 [n, M, E] of some rows, without gradients."""
         if self.embeddings is not None:
             return torch.from_numpy(np.array(self.embeddings[rows])).to(self.processes.device).float()
         return cache.embed(self.policy, self.frames.images(rows), self.processes, self.settings.dtype)
 
     def _measure(self, rows: np.ndarray) -> None:
-        """Mean and spread of the embeddings, from a thousand pictures."""
-        some = rows[:: max(1, len(rows) // 1000)]
-        total = square = count = 0
-        for first in range(0, len(some), 32):
-            values = self.seen(some[first : first + 32]).double().flatten(0, 1)
-            total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
-        mean = total / count
-        self.token.mean.copy_(mean)
-        self.token.std.copy_((square / count - mean.square()).clamp_min(0).sqrt() + 1e-6)
+        """Mean and spread of the embeddings, from a thousand pictures, by the first process."""
+        measured = None
+        if self.processes.first:
+            some = rows[:: max(1, len(rows) // 1000)]
+            total = square = count = 0
+            for first in range(0, len(some), 32):
+                values = self.seen(some[first : first + 32]).double()
+                values = values[cache.there(values)]
+                total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
+            mean = total / count
+            measured = [mean.cpu(), ((square / count - mean.square()).clamp_min(0).sqrt() + 1e-6).cpu()]
+        for buffer, value in zip((self.token.mean, self.token.std), self.processes.share(measured), strict=True):
+            buffer.copy_(value)
 
     # --- the state ---------------------------------------
 
     def save(self, path: Path, about: dict[str, str]) -> None:
-        """Write all that is needed to go on, atomically. about: hashes of what it is trained on."""
+        """Write all that is needed to go on, atomically; all processes are to call it, and the first one writes.
+
+        about: hashes of what it is trained on.
+        """
+        if not (self.processes.first or self.processes.sharded):
+            return
         state = {
             "format": _FORMAT, "settings": asdict(self.settings), "about": about, "config": asdict(self.token.config),
-            "step": self.step, "elapsed": self.elapsed, "finished": self.done >= 1, "token": self.token.state_dict(),
-            "vla": {name: p.detach() for name, p in self.tuned.items()}, "optimiser": self.optimiser.state_dict(),
+            "step": self.step, "elapsed": self.elapsed, "finished": self.done >= 1,
+            "token": _each(whole, self.token.state_dict()), "optimiser": _each(whole, self.optimiser.state_dict()),
+            "vla": _each(whole, {name: p.detach() for name, p in self.tuned.items()}),
         }  # fmt: skip
+        if not self.processes.first:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        half = path.with_name(path.name + ".part")
         try:
-            with part.open("wb") as file:
+            with half.open("wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(part, path)
+            os.replace(half, path)
             cache.sync_folder(path.parent)
         finally:
-            part.unlink(missing_ok=True)
+            half.unlink(missing_ok=True)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what :func:`read_state` gave, of the same settings."""
-        self.token.load_state_dict(state["token"])
         tuned = self.tuned
         if set(tuned) != set(state["vla"]):
             raise ValueError("the saved state is of another VLA; begin anew with --restart")
         with torch.no_grad():
-            for name, value in state["vla"].items():
-                tuned[name].copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
+            for own, kept in ((self.token.state_dict(), state["token"]), (tuned, state["vla"])):
+                for name, value in own.items():
+                    value.copy_(part(kept[name], value))
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        kept = state["optimiser"]
+        kept["state"] = {
+            number: {name: part(value, parameters[number]) if value.shape == parameters[number].shape else value
+                     for name, value in values.items()}
+            for number, values in kept["state"].items()
+        }  # fmt: skip
+        self.optimiser.load_state_dict(kept)
         self.step, self.elapsed = state["step"], state["elapsed"]
+
+    def finish(self) -> None:
+        """Make `token` and `policy` whole, in inference, the adapters merged; of the first process where sharded."""
+        if self.processes.sharded:
+            token, tuned = (_each(whole, dict(values)) for values in (self.token.state_dict(), self.tuned))
+            if not self.processes.first:
+                return
+            self.token = RLToken(self.token.config).to(self.processes.device)
+            self.token.load_state_dict(token)
+            if self._whole is not None:
+                self.policy, self._whole = self._whole, None
+                self.policy.load_state_dict(tuned, strict=False)
+                self.policy.to(self.processes.device)
+        self.token.eval()
+        if self.joint:
+            lora.merge(self.policy.model)
+            self.policy.requires_grad_(False).eval()
+
+
+def _each(function: Callable[[Tensor], Tensor], values: Any) -> Any:
+    """The same dicts and lists with the function's values of their tensors."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, dict):
+        return type(values)((name, _each(function, value)) for name, value in values.items())
+    return [_each(function, value) for value in values] if isinstance(values, list) else values
 
 
 def read_state(path: Path) -> dict[str, Any] | None:
@@ -307,10 +390,7 @@ def train(
 
     with interruptible() as asked:
         _train(training, out, about, say, progress, asked, SummaryWriter)
-    training.token.eval()
-    if training.joint:
-        lora.merge(training.policy.model)
-        training.policy.requires_grad_(False).eval()
+    training.finish()
 
 
 def _train(training, out, about, say, progress, asked: threading.Event, writer_class) -> None:
@@ -331,8 +411,10 @@ def _train(training, out, about, say, progress, asked: threading.Event, writer_c
                 values["lr"] = training.optimiser.param_groups[0]["lr"]
                 for name, value in values.items():
                     writer.add_scalar(f"token/{name}", value, training.step)
-            stop = training.processes.any(asked.is_set()) and training.done < 1
-            if first and training.done < 1 and (stop or time.monotonic() - saved > pause):
+            if training.done >= 1:
+                break
+            stop, due = training.processes.any(asked.is_set(), first and time.monotonic() - saved > pause)
+            if stop or due:
                 begin = time.monotonic()
                 training.save(path, about)
                 saved = time.monotonic()
@@ -341,9 +423,9 @@ def _train(training, out, about, say, progress, asked: threading.Event, writer_c
                 if first:
                     say(f"{path}: saved after {training.step} steps; the same command goes on from there")
                 raise KeyboardInterrupt
-        training.processes.check_alike([*training.token.state_dict().values(), *training.tuned.values()])
-        if first:
-            training.save(path, about)
+        if not training.processes.sharded:
+            training.processes.check_alike([*training.token.state_dict().values(), *training.tuned.values()])
+        training.save(path, about)
     finally:
         if writer:
             writer.close()
@@ -354,21 +436,38 @@ def publish(training: TokenTraining, model: Path, out: Path) -> None:
 
     Files appear under their names when all are written.
     """
-    part = out / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    new = out / ".part"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     try:
         if training.joint or not os.path.samefile(model, out):
             for file in cache.checkpoint_files(model):
                 if not (training.joint and ".safetensors" in file.name):
-                    shutil.copyfile(file, part / file.name)
+                    (new / file).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(model / file, new / file)
+            if (new / SETTINGS).is_file():
+                _keep_paths(new, model)
         if training.joint:
-            training.policy.save(part)
-        training.token.save(part)
-        for file in sorted(part.iterdir()):
-            with file.open("rb") as written:
+            training.policy.save(new)
+        training.token.save(new)
+        for file in sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()):
+            with (new / file).open("rb") as written:
                 os.fsync(written.fileno())
-            os.replace(file, out / file.name)
+            (out / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(new / file, out / file)
         cache.sync_folder(out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _keep_paths(copy_of: Path, model: Path) -> None:
+    """Have the ``rlt.json`` of a copy name by its full path what it named relative to `model`, and was not copied."""
+    before = read_settings(copy_of)
+    settings = dict(before)
+    for name, value in before.items():
+        with suppress(OSError, TypeError):  # a text too long for a path, or no text
+            target = (model / value).resolve()
+            if target.exists() and not target.is_relative_to(model.resolve()):
+                settings[name] = str(target)
+    if settings != before:
+        (copy_of / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")

@@ -34,7 +34,11 @@ class VLAError(ValueError):
 class Backend(Protocol):
     """A VLA, frozen. One instance serves one thread; nothing is remembered from call to call but the weights.
 
-    A back end may offer ``traceable = True`` besides; only the small π0 does (rlt_ros/vla/traced.py).
+    A back end may offer more:
+    ``traceable = True``: rlt_ros/vla/traced.py knows how to record it; only the small π0 does.
+    ``sources``: files and folders outside of its checkpoint folder that its embeddings depend on.
+    As a torch module, `rlt train token` moves it to its own device. With what Pi0 has besides (`pixels`, `prefix`,
+    `flow_loss`, `save`, `model`), `--alpha` can fine-tune it.
     """
 
     cameras: Sequence[str]  # names, in the order in which look() takes the pictures
@@ -84,6 +88,11 @@ def installed() -> dict[str, EntryPoint]:
     """All back ends by name; what comes with this package is not replaced by others."""
     found = {point.name: point for point in entry_points(group=GROUP)}
     return found | {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
+
+
+def name_of(folder: Path) -> str:
+    """The back end that a checkpoint folder asks for. VLAError names the file."""
+    return str(read_settings(folder).get("backend", DEFAULT))
 
 
 def find(name: str) -> EntryPoint:

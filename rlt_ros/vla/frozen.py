@@ -26,7 +26,7 @@ class FrozenVLA:
         self.backend, self._token = backend, token.to(backend.device)
         self.camera_names: list[str] = list(backend.cameras)
         self.image_size, self.horizon, self.action_dim = backend.image_size, backend.horizon, backend.action_dim
-        self.proprio_dim, self.token_dim = backend.proprio_dim, token.config.embedding_dim
+        self.proprio_dim, self.token_dim = backend.proprio_dim, token.config.size
         self.guided = backend.guided
         self._generator = torch.Generator().manual_seed(seed)
         if token.config.embedding_dim != backend.embedding_dim or token.config.tokens != backend.image_tokens:
@@ -50,8 +50,8 @@ class FrozenVLA:
         VLAError when the observation does not fit, or when the VLA's answer is no finite chunk and token.
         """
         pictures, state = observations(self.backend, [(images, proprio)])
-        embeddings, _, own = self.backend.look(pictures)
-        token = self._token.encode(embeddings)
+        embeddings, there, own = self.backend.look(pictures)
+        token = self._token.encode(embeddings, there)
         chunk = self.backend.chunk(own, state, self._generator, self.guide(prefix))
         actions, token = chunk[0].cpu().numpy(), finite(token)[0]
         if actions.shape != (self.horizon, self.action_dim) or not np.isfinite(actions).all():
@@ -78,7 +78,7 @@ class FrozenVLA:
     def tokens(self, seen: list[tuple[dict[str, np.ndarray], np.ndarray]]) -> np.ndarray:
         """RL tokens float32 [N, D] of N observations in one batch, without sampling actions."""
         pictures, _ = observations(self.backend, seen)
-        return finite(self._token.encode(self.backend.look(pictures)[0]))
+        return finite(self._token.encode(*self.backend.look(pictures)[:2]))
 
 
 def finite(tokens: torch.Tensor) -> np.ndarray:

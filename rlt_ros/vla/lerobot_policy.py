@@ -133,6 +133,7 @@ class Policy:
         self.settings = s = Settings.of(settings, self.path)
         self.base = folder
         self.folder = resolve(s.checkpoint, folder, s, "checkpoint", FILES, s.revision)
+        self.sources = [self.folder]
         self.config = read_json(self.folder / "config.json")
         if (found := self.config.get("type")) != kind:
             where = self.folder / "config.json"
@@ -300,6 +301,7 @@ class Policy:
         if self.settings.tokenizer is not None or place is None:
             files = ["tokenizer*", "special_tokens_map.json", "*.model", "vocab*", "merges.txt", "config.json"]
             place = resolve(self.settings.tokenizer or named, self.base, self.settings, "tokenizer", files)
+            self.sources.append(place)
         from transformers import AutoTokenizer
 
         try:
@@ -353,6 +355,7 @@ class FlowPolicy(nn.Module, ABC):
     def __init__(self, policy: Policy, image_size: int, image_tokens: int, embedding_dim: int, flow_steps: int):
         super().__init__()
         s = policy.settings
+        self.sources = policy.sources
         self.cameras, self.proprio_dim, self.action_dim = policy.cameras, s.proprio_dim, policy.action_dim
         self.horizon = policy.config["chunk_size"]
         self.image_size, self.image_tokens, self.embedding_dim = image_size, image_tokens, embedding_dim

@@ -142,7 +142,7 @@ class Pi0(nn.Module):
 
     def pixels(self, images: np.ndarray | Tensor) -> Tensor:
         """uint8 [B, N, S, S, 3] -> float [B, N, 3, S, S] in [-1, 1]."""
-        return torch.as_tensor(images).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
+        return torch.as_tensor(images).to(self.device).permute(0, 1, 4, 2, 3).float().div_(127.5).sub_(1.0)
 
     def states(self, proprio: np.ndarray | Tensor) -> Tensor:
         """Raw proprioception [B, P] -> normalised state [B, S]."""

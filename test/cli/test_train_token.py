@@ -110,12 +110,12 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(command, tmp_path, python, ca
     assert (out / "token.json").is_file()
 
 
-def test_torchrun_starts_it_in_several_processes(command, tmp_path, python):
+def test_accelerate_starts_it_in_several_processes(command, tmp_path, python):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    launcher = [python, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
-                "--master-port", str(port), "-m", "rlt_ros.cli.main"]  # fmt: skip
+    launcher = [python, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2",
+                "--main_process_port", str(port), "-m", "rlt_ros.cli.main"]  # fmt: skip
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run([*launcher, *command, "--no-report"], capture_output=True, text=True, timeout=300,
                            env=environment)  # fmt: skip

@@ -1,5 +1,7 @@
 """The RL token: it must be read, and the decoder must need it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -51,6 +53,34 @@ def test_the_decoder_sees_no_token_before_its_turn():
     before, after = token.decode(z_rl, data), token.decode(z_rl, changed)
     assert torch.allclose(before[:, :7], after[:, :7], atol=1e-5)
     assert not torch.allclose(before[:, 7:], after[:, 7:], atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_is_not_there_changes_nothing(trained):
+    data, there = scenes(8, 6), torch.ones(8, 12, dtype=torch.bool)
+    there[:, 3:6] = False
+    other = torch.where(there[..., None], data, torch.randn(8, 12, 16))
+    assert torch.allclose(trained.encode(data, there), trained.encode(other, there), atol=1e-5)
+    assert not torch.allclose(trained.encode(data), trained.encode(other), atol=1e-3)
+    losses = []
+    for embeddings in (data, other):
+        torch.manual_seed(0)
+        losses.append(float(trained.loss(embeddings, there=there)[0]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    whole = torch.ones(8, 12, dtype=torch.bool)
+    assert torch.equal(trained.encode(data, whole), trained.encode(data))
+
+
+def test_a_narrow_token_reads_and_rebuilds_wide_embeddings(tmp_path):
+    torch.manual_seed(0)
+    token, data = RLToken(replace(SMALL, width=8, feedforward=16)), scenes(8, 7)
+    z_rl = token.encode(data)
+    assert z_rl.shape == (8, 8) and token.decode(z_rl, data).shape == data.shape
+    token.loss(data, torch.zeros(8, 6))[0].backward()
+    assert all(parameter.grad is not None for parameter in token.parameters())
+    token.save(tmp_path)
+    again = RLToken.load(tmp_path)
+    assert again.config.size == 8 and torch.allclose(again.encode(data), token.eval().encode(data), atol=2e-2)
 
 
 def test_targets_take_no_gradient(trained):

@@ -14,9 +14,13 @@ CAMERAS, SIZE, HORIZON, PROPRIO, ACTION = ["wrist", "base"], 16, 5, 14, 4
 
 
 class Eyes(nn.Module):
-    """A VLA in little: 6 embeddings of 16 numbers a camera, and a chunk of 5 actions from their mean."""
+    """A VLA in little: 6 embeddings of 16 numbers a camera, and a chunk of 5 actions from their mean.
+
+    `absent`: how many of the last embeddings are not there.
+    """
 
     embedding_dim, image_tokens, image_size, horizon, action_dim = 16, 12, SIZE, HORIZON, ACTION
+    cameras, proprio_dim, device, absent = CAMERAS, PROPRIO, torch.device("cpu"), 0
 
     def __init__(self):
         super().__init__()
@@ -28,7 +32,13 @@ class Eyes(nn.Module):
         self.looked = 0
 
     def pixels(self, images):
-        return images.float() / 127.5 - 1.0
+        return torch.as_tensor(images).float() / 127.5 - 1.0
+
+    def look(self, images):
+        _, z = self.prefix(self.pixels(images))
+        there = torch.ones(z.shape[:2], dtype=torch.bool)
+        there[:, z.shape[1] - self.absent :] = False
+        return z, there, None
 
     def prefix(self, pixels):
         self.looked += len(pixels)

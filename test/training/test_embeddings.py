@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from rlt_ros.training import embeddings as module
 from rlt_ros.training.processes import Processes
@@ -132,6 +133,37 @@ def test_the_hash_of_a_checkpoint_is_of_the_vla_and_not_of_the_token(tmp_path):
     (tmp_path / "token.json").write_text(json.dumps({"layers": 2}))
     (tmp_path / "token.safetensors").write_text("a token")
     (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "state.json").write_text("{}")
     assert module.hash_checkpoint(tmp_path) == before
     (tmp_path / "rlt.json").write_text('{"instruction": "another"}')
     assert module.hash_checkpoint(tmp_path) != before
+
+
+def test_the_hash_is_also_of_what_the_checkpoint_names(tmp_path, eyes):
+    folder, base = tmp_path / "mine", tmp_path / "base"
+    for path in (folder, base / "tokenizer"):
+        path.mkdir(parents=True)
+    (folder / "rlt.json").write_text("{}")
+    (base / "model.safetensors").write_text("weights")
+    alone = module.hash_checkpoint(folder, eyes)
+    eyes.sources = [folder, base]
+    before = module.hash_checkpoint(folder, eyes)
+    assert before != alone
+    (base / "tokenizer" / "tokenizer.json").write_text("{}")
+    after = module.hash_checkpoint(folder, eyes)
+    assert after != before
+    eyes.sources = [base / "model.safetensors"]
+    assert module.hash_checkpoint(folder, eyes) not in (alone, after)
+
+
+def test_what_is_not_there_is_zero(get, eyes, frames):
+    eyes.absent = 3
+    seen = torch.from_numpy(np.array(get()[0]))
+    assert (seen[:, 9:] == 0).all() and (module.there(seen).sum(1) == 9).all()
+
+
+def test_a_back_end_that_is_a_torch_module_is_moved(eyes):
+    module.move(eyes, torch.device("meta"))
+    assert eyes.device.type == "meta" and eyes.model["head"].weight.is_meta
+    fixed = object()
+    module.move(fixed, torch.device("meta"))

@@ -1,5 +1,6 @@
 """Training of the token: as Algorithm 1 says, and the same run whether it was stopped or not."""
 
+import json
 import os
 import signal
 
@@ -181,6 +182,34 @@ def test_a_frozen_vla_stays_as_it_was(start, eyes, tmp_path):
     assert not training.tuned
 
 
+def test_a_token_may_be_narrower_than_the_embeddings(start, tmp_path):
+    training = start(width=8)
+    run(training, tmp_path)
+    assert training.token.encode(training.seen(training.order.at(0))).shape == (8, 8)
+    assert training.token.config.embedding_dim == 16 and training.token.config.feedforward == 16
+    whole, named = start(), start(width=16)  # as wide as they are: nothing is projected
+    assert whole.token.state_dict().keys() == named.token.state_dict().keys()
+    assert whole.token.config == named.token.config
+
+
+def test_what_is_not_there_is_neither_read_nor_rebuilt(start, frames, monkeypatch):
+    whole = start(context_dropout=0.0)
+    monkeypatch.setattr(type(whole.policy), "absent", 4)
+    partly = start(context_dropout=0.0)
+    rows = partly.order.at(0)
+    seen = partly.seen(rows)
+    assert (seen[:, 8:] == 0).all() and torch.equal(seen[:, :8], whole.seen(rows)[:, :8])
+    there = whole.seen(frames.split()[0])[:, :8].double().flatten(0, 1)
+    torch.testing.assert_close(partly.token.mean, there.mean(0).float())
+    torch.testing.assert_close(partly.token.std, there.std(0, unbiased=False).float(), atol=1e-4, rtol=1e-4)
+    torch.manual_seed(0)
+    loss, _ = partly.loss(rows)
+    loss.backward()
+    assert partly.token.position.grad[0, 8:12].abs().sum() == 0  # nothing attends to them
+    assert partly.token.decoder_position.grad[0, 8:].abs().sum() == 0  # and nothing comes out there
+    assert partly.token.position.grad[0, :8].abs().sum() > 0
+
+
 def test_adapters_learn_beside_frozen_weights_and_are_merged(start, eyes, tmp_path):
     training = start(alpha=1.0, vla_lr=1e-2)
     assert set(training.tuned) == {"model.q_proj.a", "model.q_proj.b"}
@@ -210,6 +239,7 @@ def test_bfloat16_is_arithmetic_and_not_storage(start):
 
 
 def test_a_loss_that_is_not_finite_ends_before_it_spoils_the_token(start, frames):
+    assert (frames.spread[1] > 0).all()
     frames.actions[:] = np.inf
     training = start()
     before = {name: value.clone() for name, value in training.token.state_dict().items()}
@@ -227,6 +257,7 @@ def test_a_loss_that_is_not_finite_ends_before_it_spoils_the_token(start, frames
     ({"alpha": float("nan")}, "alpha is nan"),
     ({"dtype": "float16"}, "dtype is 'float16', expected float32 or bfloat16"),
     ({"tune": "some"}, "tune is 'some', expected lora or full"),
+    ({"width": 30}, "width is 30, expected a multiple of its 4 heads"),
 ])  # fmt: skip
 def test_settings_that_do_not_fit_are_named(start, changes, words):
     with pytest.raises(ValueError, match=words):
@@ -239,6 +270,24 @@ def test_by_the_clock_it_ends_after_so_many_minutes(start, tmp_path):
     assert training.step >= 1 and training.elapsed >= 0.06
     with pytest.raises(ValueError, match="2 processes end together by --steps"):
         settings(minutes=1.0).check(24, 2)
+
+
+def test_a_checkpoint_that_names_others_is_published_with_their_paths(start, tmp_path):
+    model, out = tmp_path / "models" / "mine", tmp_path / "out"
+    (model / "tokenizer").mkdir(parents=True)
+    (model / "tokenizer" / "words.json").write_text("{}")
+    (model / ".cache").mkdir()
+    (model / ".cache" / "left.json").write_text("{}")
+    (tmp_path / "models" / "base").mkdir()
+    settings = {"backend": "other", "checkpoint": "../base", "tokenizer": "tokenizer", "state": [0, 1],
+                "instruction": "plug it in " * 90}  # fmt: skip
+    (model / "rlt.json").write_text(json.dumps(settings))
+    training = start()
+    run(training, out)
+    token.publish(training, model, out)
+    found = json.loads((out / "rlt.json").read_text())
+    assert found == settings | {"checkpoint": str(tmp_path / "models" / "base")}
+    assert (out / "tokenizer" / "words.json").is_file() and not (out / ".cache").exists()
 
 
 def test_a_vla_of_several_files_is_published_whole(start, tmp_path):

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from rlt_ros.core.joining import Prefix
+from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.backend import BUILT_IN, find, load_backend
 from rlt_ros.vla.conformance import CHECKS, NotConformant, conformance, main
-from rlt_ros.vla.frozen import CHECKPOINTS
+from rlt_ros.vla.frozen import CHECKPOINTS, FrozenVLA
 from rlt_ros.vla.traced import TracedVLA
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "docs" / "templates" / "my_backend.py"
@@ -84,6 +85,28 @@ def test_a_back_end_that_lacks_something_is_named(other_vla, tmp_path):
     module.write_text(module.read_text().replace("    guided = False", "    pass"))
     with pytest.raises(VLAError, match="back end 'my_vla': MyBackend lacks guided"):
         load_backend(other_vla)
+
+
+def test_nothing_is_read_where_the_mask_is_false(backend):
+    torch.manual_seed(0)
+    token = RLToken(TokenConfig(embedding_dim=32, tokens=32)).eval()
+    pictures = {name: np.full((64, 64, 3), 90, np.uint8) for name in ("wrist", "base")}
+    look, values = backend.look, []
+    for filler in (0.0, 5.0):
+
+        def partly(images, filler=filler):
+            embeddings, mask, own = look(images)
+            mask[:, 16:] = False
+            return torch.where(mask[..., None], embeddings, filler), mask, own
+
+        backend.look = partly
+        vla = FrozenVLA(backend, token)
+        values += [vla.infer(pictures, np.zeros(14, np.float32))[1], vla.tokens([(pictures, np.zeros(14))])[0]]
+    backend.look = look
+    for value in values[1:]:
+        np.testing.assert_allclose(value, values[0], atol=1e-5)
+    whole = FrozenVLA(backend, token).infer(pictures, np.zeros(14, np.float32))[1]
+    assert np.abs(whole - values[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{damaged"])
