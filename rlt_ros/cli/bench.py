@@ -1,4 +1,4 @@
-"""Measure this machine and this code: control loops, learner, weights, replay, panel, import. Prints one JSON.
+"""Measure this machine and this code: control loops, learner, weights, replay, panel, import, training. Prints one JSON.
 
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
@@ -15,6 +15,7 @@ examples:
   rlt bench import                          # of an hour of LeRobot data: time and memory, over bare decoding
   rlt bench import --minutes 5 --codec h264
   rlt bench panel                           # from a press in the panel to the episode's state; the panel's CPU
+  rlt bench training --rounds 3             # training the token from cached embeddings, over encoding them anew
   rlt bench all
 """
 
@@ -25,12 +26,13 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "import", "panel")
+NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "import", "panel", "training")
 MODULES = {"import": "importing"}  # where the name is not the module's
 MINUTES = {"control": 2.0, "import": 60.0}
 MINUTES_OF_ALL = MINUTES | {"import": 3.0}
 # The token of the shipped VLA; a replay is judged by that of a large one.
 TOKEN = {"control": 96, "latency": 96, "human": 96, "learner": 96, "weights": 96, "replay": 2048}
+ROUNDS = {"learner": 15, "training": 5}
 SECONDS = {"latency": 60.0, "human": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
 
 
@@ -62,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--session", type=Path, help="control: keep the practice session here (default: thrown away)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="learner: where (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=15, help="learner: turns of each contestant (default: 15)")
+    parser.add_argument("--rounds", type=int, help="learner, training: turns of each contestant (default: 15; 5)")
     parser.add_argument("--updates", type=int, default=40, help="learner: updates a turn (default: 40)")
     parser.add_argument("--hz", type=float, default=4.0, help="weights: publications a second (default: 4)")
     parser.add_argument(
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         own.token = args.token or TOKEN.get(name)
         own.seconds = args.seconds or SECONDS.get(name)
         own.minutes = args.minutes or minutes.get(name)
+        own.rounds = args.rounds or ROUNDS.get(name)
         found = importlib.import_module(f"rlt_ros.bench.{MODULES.get(name, name)}").measure(own)
         metrics |= {f"{name}.{key}" if len(names) > 1 else key: value for key, value in found.items()}
     result = {"name": args.name, "metrics": metrics, "realtime": args.realtime, "machine": machine()}
