@@ -203,7 +203,8 @@ class VlaNode(RltNode):
                     reference, token = self.look(full, ahead)
                     self.send(full, token, reference)
                     self.full_ms.append(1e3 * (time.monotonic() - begin))
-                    self.late += self.control.tick(self.now_ns()) >= full.tick + ahead
+                    # The phase is asked last: nobody waits for a reference of an episode that is over.
+                    self.late += self.control.tick(self.now_ns()) >= full.tick + ahead and self.phase in RUNNING
                     if not self.simulated_time:  # which keeps the promise by waiting
                         self.latency.took(self.now_ns() - self.control.stamp_ns(full.tick))
                         self.schedule.expect(max(self.params.latency_ticks, self.latency.ticks))

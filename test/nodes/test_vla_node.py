@@ -1,5 +1,6 @@
 """The frozen VLA on frames."""
 
+import threading
 import time
 
 import numpy as np
@@ -162,6 +163,27 @@ def test_a_vla_slower_than_promised_is_asked_earlier_and_the_operator_told_what_
     age = needed + max(needed, 10)
     assert f"set latency_ticks to {needed} and max_age_ticks to {age} for all nodes" in node.problem
     assert node.schedule.ticks >= 4  # it is asked so much before the boundary
+
+
+def test_a_reference_that_the_end_of_its_episode_overtakes_is_not_late(graph, start, peer, checkpoint):
+    node = start(VlaNode, model=str(checkpoint), trace=False)
+    cameras = Cameras(node, peer)
+    began, ended = threading.Event(), threading.Event()
+    infer = node.model.infer
+
+    def outlast(*frame):
+        began.set()
+        assert ended.wait(20.0)
+        return infer(*frame)
+
+    node.model.infer = outlast
+    cameras.until(graph, Phase.APPROACH, began.is_set, "the inference", now=True)
+    cameras.until(graph, Phase.IDLE, lambda: node.phase == Phase.IDLE, "the end")
+    due = peer.tick() + 20
+    graph.spin_until(lambda: peer.tick() > due, "the boundary to pass")
+    ended.set()
+    graph.spin_until(lambda: node.queue.oldest() is None, "the inference to end")
+    assert node.late == 0
 
 
 def test_a_vla_as_fast_as_promised_is_no_problem(start, checkpoint):
