@@ -5,9 +5,9 @@
     python3 bench/presses.py record --out presses --part 1/2
     python3 bench/presses.py compare presses --json presses.json
 
-Needs no practice: the VLA drives the approach and what follows it, and the press is the simulated person's. Recording is
-in lock-step, in scenes that neither practice nor evaluation uses: --lessons to learn from, --judged to judge by. All that
-there was to see is kept, so that one recording serves every comparison.
+Needs no practice: the VLA drives the approach and what follows it, and the press is the simulated person's. Recording
+is in lock-step, in scenes that neither practice nor evaluation uses: --lessons to learn from, --judged to judge by. All
+that there was to see is kept, so that one recording serves every comparison.
 """
 
 import argparse
@@ -145,7 +145,9 @@ def approach(seen: dict, spacing: int, looks: bool, truth: bool = False) -> Appr
 
 def poisson(count: int, of: int) -> tuple[float, float]:
     """95 % interval of a rate of `count` in `of`, exact, by bisection."""
-    below = lambda mean, k: sum(math.exp(-mean + i * math.log(mean) - math.lgamma(i + 1)) for i in range(k + 1))  # noqa: E731
+
+    def below(mean: float, k: int) -> float:
+        return sum(math.exp(-mean + i * math.log(mean) - math.lgamma(i + 1)) for i in range(k + 1))
 
     def root(k: int, share: float) -> float:
         low, high = 1e-9, 10.0 * (k + 2)
@@ -160,7 +162,7 @@ def poisson(count: int, of: int) -> tuple[float, float]:
 def compare(args: argparse.Namespace) -> None:
     """A table: each choice learned from one set of lessons after the other, and judged by all judged scenes."""
     read = lambda kind: [dict(np.load(path)) for path in sorted(args.out.glob(f"{kind}-*.npz"))]  # noqa: E731
-    lessons, judged = read("lesson"), read("judged")
+    lessons, judged = read("lesson"), read("judged")[args.skip :]
     sets = [lessons[i : i + SET] for i in range(0, len(lessons) - SET + 1, SET)]
     if not sets or not judged:
         raise SystemExit(f"{args.out} has {len(lessons)} lessons and {len(judged)} to judge by, expected {SET} and 1")
@@ -168,10 +170,10 @@ def compare(args: argparse.Namespace) -> None:
     late_s = [(press_tick(int(s["scene"]), int(s["rule"]), period_s) - int(s["rule"])) * period_s
               for s in judged if s["rule"] >= 0]
     found = {"lessons": len(lessons), "judged": len(judged), "press_after_rule_s": [min(late_s), max(late_s)]}
-    print(f"{len(judged)} scenes to judge by, {len(sets)} sets of {SET} presses; the person presses {min(late_s):.2f} to"
-          f" {max(late_s):.2f} s after the rule\n")
-    print("| choice | recall (95 %) | false an episode (95 %) | recall of the sets | false of the sets | error, s (90 %) |"
-          " cross-validated |\n|---|---|---|---|---|---|---|")
+    print(f"{len(judged)} scenes to judge by, {len(sets)} sets of {SET} presses; the person presses {min(late_s):.2f}"
+          f" to {max(late_s):.2f} s after the rule\n")
+    print("| choice | recall (95 %) | false an episode (95 %) | recall of the sets | false of the sets |"
+          " error, s (90 %) | cross-validated |\n|---|---|---|---|---|---|---|")
     for name, (spacing, looks, changed) in (CHOICES | {TRUTH: (1, True, {})}).items():
         if args.only not in name:
             continue
@@ -197,7 +199,8 @@ def compare(args: argparse.Namespace) -> None:
               f" ({rate[0]:.3f}-{rate[1]:.3f}) | {each(r.recall for r in reports)} |"
               f" {each(r.false_per_episode for r in reports)} | {np.mean([r.timing_error_s for r in reports]):+.2f}"
               f" ({np.mean([r.timing_spread_s for r in reports]):.2f}) |"
-              f" {np.mean([r.recall for r in own]):.2f}, {np.mean([r.false_per_episode for r in own]):.3f} |", flush=True)
+              f" {np.mean([r.recall for r in own]):.2f}, {np.mean([r.false_per_episode for r in own]):.3f} |",
+              flush=True)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -210,10 +213,11 @@ def main() -> int:
     sub.add_argument("--task", default="ethernet", help="default: ethernet")
     sub.add_argument("--lessons", type=int, default=200, help="scenes to learn from (default: 200)")
     sub.add_argument("--judged", type=int, default=300, help="scenes to judge by (default: 300)")
-    sub.add_argument("--part", default="0/1", metavar="K/N", help="every N-th scene from the K-th on (default: 0/1, all)")
+    sub.add_argument("--part", default="0/1", metavar="K/N", help="every N-th scene from the K-th on (default: all)")
     sub.set_defaults(run=record)
     sub = commands.add_parser("compare", help="learn from the lessons, judge by the others")
     sub.add_argument("out", type=Path, help="folder that was recorded")
+    sub.add_argument("--skip", type=int, default=0, help="leave out so many of the scenes to judge by (default: 0)")
     sub.add_argument("--only", default="", help="choices whose name contains this")
     sub.add_argument("--json", type=Path, help="write the result there as well")
     sub.set_defaults(run=compare)

@@ -20,8 +20,8 @@ ETHERNET = load_task("ethernet")
 # Lists whose sizes a task decides.
 SIZES = {"/proprio.values": ETHERNET.proprio_dim, "/command/executed.actions": ETHERNET.action_dim,
          "/vla/reference.actions": ETHERNET.action_dim}  # fmt: skip
-# What the panels know, by the types in the source of Foxglove Studio when it was public: settings with another name would
-# be ignored there without a word.
+# What the panels know, by the types in the source of Foxglove Studio when it was public: settings with another name
+# would be ignored there without a word.
 KNOWN = {
     "Image": {"imageMode"},
     "imageMode": {"imageTopic", "calibrationTopic"},

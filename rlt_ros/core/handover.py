@@ -102,8 +102,8 @@ class Approach:
 
 
 class PressRecorder:
-    """Keeps what is seen of a running episode: a frame in `spacing` ticks, as often as the VLA looks in an approach, and
-    the proprioception every LOOK_S between them."""
+    """Keeps what is seen of a running episode: a frame in `spacing` ticks, as often as the VLA looks in an approach,
+    and the proprioception every LOOK_S between them."""
 
     def __init__(self, spacing: int, period_s: float, max_age_ticks: int = 25) -> None:
         """max_age_ticks: a frame that is older is not looked at again."""
@@ -210,7 +210,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """sigmoid(weights . clip((features - mean) / scale) + bias), calibrated.  mean, scale, weights: float64 [D + 2P]."""
+    """sigmoid(weights . clip((features - mean) / scale) + bias), calibrated.  The three: float64 [D + 2P]."""
 
     token_dim: int
     proprio_dim: int
@@ -422,7 +422,7 @@ def report_from_text(text: str) -> Report:
 
 
 def _labels(a: Approach, settings: Settings, needed: int) -> np.ndarray:
-    """int [R]: 1 for what was known when the person saw that it was time, and after, 0 before, -1 where it says nothing.
+    """int [R]: 1 for what was known when the person saw that it was time and after, 0 before, -1 where it says nothing.
 
     That is so long before the press that the looks which are needed end with it.
     """

@@ -50,7 +50,7 @@ class HandoverNode(RltNode):
             0.05, "false hand-overs an episode, cross-validated, with which it still hands over by itself", low=0.0
         )
         held_s: float = parameter(
-            0.2, "the looks of so long, 25 a second, must be over the threshold, all but one; about the person's reaction",
+            0.2, "all looks of so long but one, 25 a second, must be over the threshold; about the person's reaction",
             unit="s", low=0.0, high=2.0,
         )  # fmt: skip
         within_s: float = parameter(0.3, "a hand-over so near to the press counts as its own", unit="s", low=0.0)

@@ -252,7 +252,8 @@ def spoiled(classifier: Classifier, how: str) -> bytes:
 @pytest.mark.parametrize(
     "how, says",
     [("empty", "not a hand-over"), ("torn", "not a hand-over"), ("one bit", "checksum"), ("foreign", "not a hand-over"),
-     ("sizes", "token of 6"), ("of an earlier version", "train again: rlt train handover"), ("not finite", "not finite"), ("threshold", "threshold 1.5")],
+     ("sizes", "token of 6"), ("of an earlier version", "train again: rlt train handover"),
+     ("not finite", "not finite"), ("threshold", "threshold 1.5")],
 )  # fmt: skip
 def test_a_spoiled_file_is_refused_by_name(learned, how: str, says: str) -> None:
     with pytest.raises(HandOverError, match=f"my/file: .*{says}"):

@@ -19,7 +19,8 @@ from rlt_ros.ros.conversions import proprio_to_msg, state_to_msg
 
 TASK = {"task": "ethernet", "rate_hz": 50.0, "max_age_ticks": 500}  # however busy the machine is
 TOKEN = 6
-HEIGHTS = (0.12, 0.10, 0.08, 0.06, 0.04, 0.03)  # m, of the frames of an approach; pressed between 0.08 and 0.06, 0.2 s late
+# m, of the frames of an approach; pressed between 0.08 and 0.06, 0.2 s late
+HEIGHTS = (0.12, 0.10, 0.08, 0.06, 0.04, 0.03)
 FAR, NEAR = HEIGHTS[0], HEIGHTS[-1]
 
 
