@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from rlt_ros.core.handover import Settings, Trigger, judge, train
+from rlt_ros.core.handover import Settings, judge, train
 from rlt_ros.core.joining import Join
 from rlt_ros.data.handover import FOLDER, save_approach, save_classifier
 from rlt_ros.sim.evaluate import load_policy, session_settings, wilson
@@ -69,11 +69,7 @@ def main() -> int:
     person, learned = Person(spacing, period_s), Learned(classifier, spacing, period_s)
     by = {"person": run(person, first, args.episodes), "learned": run(learned, first, args.episodes)}
     rule = run(Rule(), first, args.episodes)
-    decided = []
-    for a in person.approaches:
-        trigger = Trigger(classifier.threshold, classifier.needed, classifier.window)
-        told = [trigger.add(classifier.probability(t, p)) for t, p in zip(a.tokens, a.proprios)]
-        decided.append(int(a.heard[told.index(True)]) if True in told else None)
+    decided = [classifier.hand_over_tick(a) for a in person.approaches]
     unseen = judge(person.approaches, decided, Settings().within_s)
     found = {
         "training_s": training_s,

@@ -20,6 +20,21 @@ ETHERNET = load_task("ethernet")
 # Lists whose sizes a task decides.
 SIZES = {"/proprio.values": ETHERNET.proprio_dim, "/command/executed.actions": ETHERNET.action_dim,
          "/vla/reference.actions": ETHERNET.action_dim}  # fmt: skip
+# What the panels know, by the types in the source of Foxglove Studio when it was public: settings with another name
+# would be ignored there without a word.
+KNOWN = {
+    "Image": {"imageMode"},
+    "imageMode": {"imageTopic", "calibrationTopic"},
+    "StateTransitions": {"isSynced", "paths"},
+    "Plot": {"paths", "minXValue", "maxXValue", "minYValue", "maxYValue", "showLegend", "legendDisplay", "isSynced",
+             "showPlotValuesInLegend", "showXAxisLabels", "showYAxisLabels", "xAxisVal", "followingViewWidth"},
+    "paths": {"value", "label", "enabled", "color", "timestampMethod"},
+    "RawMessages": {"topicPath", "diffEnabled", "diffMethod", "diffTopicPath", "showFullMessageForDiff"},
+    "DiagnosticSummary": {"minLevel", "pinnedIds", "hardwareIdFilter", "topicToRender", "sortByLevel"},
+}  # fmt: skip
+CHOICES = {"timestampMethod": {"receiveTime", "headerStamp"}, "legendDisplay": {"floating", "top", "left", "none"},
+           "xAxisVal": {"timestamp", "index", "custom", "currentCustom"}, "diffMethod": {"custom", "previous message"},
+           "direction": {"row", "column"}}  # fmt: skip
 
 
 def definitions(text: str) -> dict[str, list[str]]:
@@ -79,6 +94,28 @@ def test_pictures_are_those_of_the_task_and_other_panels_have_their_topics():
     assert shown == {picture_topic(camera) for camera in ETHERNET.cameras}
     assert {panel["topicPath"] for panel in panels("RawMessages")} <= set(KINDS)
     assert {panel["topicToRender"] for panel in panels("DiagnosticSummary")} == {"/diagnostics"}
+
+
+def test_settings_have_the_names_and_choices_that_foxglove_knows():
+    def check(kind: str, settings: dict) -> None:
+        assert set(settings) <= KNOWN[kind] | {"foxglovePanelTitle"}, kind
+        for name, value in settings.items():
+            assert name not in CHOICES or value in CHOICES[name], f"{kind}.{name}: {value}"
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, dict):
+                    check(name, part)
+
+    def place(node: str | dict) -> None:
+        if isinstance(node, dict):
+            assert set(node) <= {"direction", "first", "second", "splitPercentage"}
+            assert node["direction"] in CHOICES["direction"] and 0 < node.get("splitPercentage", 50) < 100
+            place(node["first"])
+            place(node["second"])
+
+    assert set(LAYOUT) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+    for name, settings in LAYOUT["configById"].items():
+        check(name.split("!")[0], settings)
+    place(LAYOUT["layout"])
 
 
 def test_every_panel_has_its_place_and_every_place_its_panel():

@@ -264,7 +264,7 @@ def train_handover(args: argparse.Namespace) -> int:
     path = args.session / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known = config.get("/**/handover_node", {}).get("ros__parameters", {})
-    names = ("needed", "window", "within_s", "margin_s", "seed")
+    names = ("held_s", "within_s", "margin_s", "seed")
     settings = Settings(**{name: known[name] for name in names if name in known})
     approaches = read_approaches(args.session, lambda text: print(text, file=sys.stderr))
     classifier, report = train(approaches, settings)

@@ -1,6 +1,6 @@
 """What a session keeps of its hand-overs, `handover/`: a file an episode, the classifier and its report. No ROS.
 
-    approaches/<episode>-<start tick>.safetensors   frames around a person's press; written once, never changed
+    approaches/<episode>-<start tick>.safetensors   what was seen around a press; written once, never changed
     classifier.safetensors, report.json             of the last training
 """
 
@@ -16,6 +16,7 @@ from rlt_ros.core.handover import Approach, Classifier, HandOverError, Report, r
 
 FOLDER, REPORT = "handover", "report.json"
 ARRAYS = ("ticks", "heard", "tokens", "proprios")
+LOOKS = ("looks", "look_ticks", "look_frames")  # not in the files of earlier versions
 
 
 def save_approach(session: Path, approach: Approach) -> Path:
@@ -23,7 +24,8 @@ def save_approach(session: Path, approach: Approach) -> Path:
     from safetensors.numpy import save
 
     about = {name: getattr(approach, name) for name in ("episode", "start_tick", "press_tick", "period_s")}
-    arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in ARRAYS}
+    names = ARRAYS + LOOKS if approach.looked else ARRAYS
+    arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in names}
     path = Path(session) / FOLDER / "approaches" / f"{approach.episode:06d}-{approach.start_tick}.safetensors"
     _write(path, save(arrays, {"approach": json.dumps(about)}))
     return path
@@ -47,7 +49,8 @@ def _read_approach(path: Path) -> Approach:
         data = path.read_bytes()
         about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["approach"])
         arrays = load(data)
-        return Approach(**about, **{name: arrays[name] for name in ARRAYS})
+        looks = {name: arrays[name] for name in LOOKS} if LOOKS[0] in arrays else {}
+        return Approach(**about, **{name: arrays[name] for name in ARRAYS}, **looks)
     except HandOverError as error:
         raise HandOverError(f"{path}: {error}") from error
     except Exception as error:  # whatever a parser may raise on foreign bytes

@@ -10,13 +10,16 @@ from rlt_ros.sim.person import Habits
 
 
 class Rule:
-    """The moment at which the task's rule holds.  The others have the same four methods."""
+    """The moment at which the task's rule holds.  The others have the same methods."""
 
     def begin(self, episode: int, start_tick: int, scene: int) -> None:
         """An episode starts."""
 
     def see(self, frame: TokenFrame, heard: int) -> None:
         """A frame's token is known, at tick `heard`."""
+
+    def look(self, proprio: np.ndarray, tick: int) -> None:
+        """The proprioception [P] of `tick`."""
 
     def now(self, tick: int, critical: bool) -> bool:
         """Whether to hand over at `tick`, in an approach; critical: the task's rule."""
@@ -42,6 +45,9 @@ class Person(Rule):
     def see(self, frame: TokenFrame, heard: int) -> None:
         self.recorder.add(frame, heard)
 
+    def look(self, proprio: np.ndarray, tick: int) -> None:
+        self.recorder.look(proprio, tick)
+
     def now(self, tick: int, critical: bool) -> bool:
         if critical and self._due is None:
             self._due = tick + self._delay
@@ -65,8 +71,11 @@ class Learned(Rule):
         self.trigger.reset()
 
     def see(self, frame: TokenFrame, heard: int) -> None:
-        if self.recorder.add(frame, heard):
-            self.trigger.add(self.classifier.probability(frame.token, frame.proprio))
+        self.recorder.add(frame, heard)
+
+    def look(self, proprio: np.ndarray, tick: int) -> None:
+        if (frame := self.recorder.look(proprio, tick)) is not None:
+            self.trigger.add(self.classifier.probability(frame.token, proprio, frame.proprio))
 
     def now(self, tick: int, critical: bool) -> bool:
         return self.trigger.suggested
