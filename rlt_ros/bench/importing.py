@@ -142,7 +142,7 @@ def write_videos(root: Path, key: str, seed: int, episodes: int, codec: str) -> 
         for _ in range(min(episodes, FILE_EPISODES)):
             with av.open(str(episode)) as source:
                 given = source.streams.video[0]
-                stream = stream or out.add_stream_from_template(given)
+                stream = stream or out.add_stream_from_template(given, opaque=True)
                 for packet in source.demux(given):
                     if packet.dts is None:  # the end
                         continue

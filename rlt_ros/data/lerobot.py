@@ -316,8 +316,7 @@ class Dataset:
         try:
             video = self._take_video(key, path)
             for picture in video.pictures((begin + stamps_s[frames]).tolist(), 0.5 / self.fps):
-                height, width, _ = picture.shape
-                yield pictures.shrink_raw("rgb8", height, width, 3 * width, picture.reshape(-1), size, crop)
+                yield pictures.shrink(picture, size, crop)
             self._keep_video(key, path, video)
         except VideoError as error:
             at = int(frames[min(error.frame, len(frames) - 1)])
@@ -527,7 +526,8 @@ class Importer:
                     f"{self.info}: {source.source} has dtype {feature['dtype']}, expected video or image for"
                     f" the camera '{camera}'"
                 )
-            if (feature.get("info") or {}).get("is_depth_map"):
+            told = feature.get("info") or {}
+            if told.get("video.is_depth_map") or told.get("is_depth_map"):  # as versions of LeRobot have it
                 raise DemoError(f"{self.info}: {source.source} is a depth map, expected colours for '{camera}'")
         self.columns: dict[str, np.ndarray] = {}
         sizes = {key.key: key.size for key in self.task.state}

@@ -90,7 +90,7 @@ def features_of(task: Task, size: int) -> dict[str, dict]:
     """The features of info.json for pictures of `size` px a side."""
     fps = round(task.rate)
     video = {"video.height": size, "video.width": size, "video.codec": VideoWriter.CODEC,
-             "video.pix_fmt": VideoWriter.PIXELS, "video.fps": fps, "video.channels": 3, "is_depth_map": False,
+             "video.pix_fmt": VideoWriter.PIXELS, "video.fps": fps, "video.channels": 3, "video.is_depth_map": False,
              "has_audio": False}  # fmt: skip
     names = [f"{key.key}_{i}" for key in task.state for i in range(key.size)]
     out: dict[str, dict] = {

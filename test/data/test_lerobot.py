@@ -190,6 +190,12 @@ def lost_rows(root: Path):
     pq.write_table(table.slice(0, len(table) - 4), path)
 
 
+def depth(root: Path):
+    content = json.loads((root / "meta/info.json").read_text())
+    content["features"][KEY]["info"] = {"video.is_depth_map": True}
+    (root / "meta/info.json").write_text(json.dumps(content))
+
+
 def info(**change):
     return lambda made: made.info.update(change)
 
@@ -227,6 +233,7 @@ FAULTS = {
     "missing video": (SAME, gone(VIDEO), {}, [VIDEO, "episode 0, frame 0", "the file is not there"]),
     "missing camera": (SAME, SAME, {"cameras": {"front": "observation.images.top"}},
                        ["info.json", "no feature 'observation.images.top'", "there are: observation.state, action"]),
+    "depth in place of colours": (SAME, depth, {}, ["observation.images.front is a depth map", "colours for 'front'"]),
     "camera of the task not mapped": (SAME, SAME, {"cameras": {}}, ["map.yaml", "'cameras' lacks 'front'"]),
     "empty episode": (empty, SAME, {}, ["meta/episodes", "episode 1, frame 0", "has 0 frames", "skip: [1]"]),
     "wrong statistics": (far, SAME, {}, ["meta/stats.json", "action[0]: max is 180", "episode 0, frame 16"]),
