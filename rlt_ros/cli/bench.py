@@ -1,4 +1,4 @@
-"""Measure this machine and this code: control loops, learner, weights, replay, panel. Prints one JSON.
+"""Measure this machine and this code: control loops, learner, weights, replay, panel, training. Prints one JSON.
 
 examples:
   rlt bench control --minutes 2             # a short practice with every node: jitter, missed commands, CPU, memory
@@ -13,6 +13,7 @@ examples:
   rlt bench weights --seconds 60 --burners 2    # from the learner's publish to the actor's use, over DDS, under load
   rlt bench replay --token 2048 --steps 50000   # inserts/s with the journal, memory of a million steps
   rlt bench panel                           # from a press in the panel to the episode's state; the panel's CPU
+  rlt bench training --rounds 3             # training the token from cached embeddings, over encoding them anew
   rlt bench all
 """
 
@@ -23,9 +24,10 @@ import importlib
 import json
 from pathlib import Path
 
-NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel")
+NAMES = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel", "training")
 # The token of the shipped VLA; a replay is judged by that of a large one.
 TOKEN = {"control": 96, "latency": 96, "human": 96, "learner": 96, "weights": 96, "replay": 2048}
+ROUNDS = {"learner": 15, "training": 5}
 SECONDS = {"latency": 60.0, "human": 60.0, "token": 60.0, "weights": 60.0, "replay": 10.0, "panel": 60.0}
 
 
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--session", type=Path, help="control: keep the practice session here (default: thrown away)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="learner: where (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=15, help="learner: turns of each contestant (default: 15)")
+    parser.add_argument("--rounds", type=int, help="learner, training: turns of each contestant (default: 15; 5)")
     parser.add_argument("--updates", type=int, default=40, help="learner: updates a turn (default: 40)")
     parser.add_argument("--hz", type=float, default=4.0, help="weights: publications a second (default: 4)")
     parser.add_argument(
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         own = argparse.Namespace(**vars(args))
         own.token = args.token or TOKEN.get(name)
         own.seconds = args.seconds or SECONDS.get(name)
+        own.rounds = args.rounds or ROUNDS.get(name)
         found = importlib.import_module(f"rlt_ros.bench.{name}").measure(own)
         metrics |= {f"{name}.{key}" if len(names) > 1 else key: value for key, value in found.items()}
     result = {"name": args.name, "metrics": metrics, "realtime": args.realtime, "machine": machine()}

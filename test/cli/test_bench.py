@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlt_ros import bench
-from rlt_ros.bench import control, learner, panel, token, weights
+from rlt_ros.bench import control, learner, panel, token, training, weights
 from rlt_ros.cli.main import main
 from rlt_ros.core.learner import Learner
 from rlt_ros.core.networks import Dims
@@ -265,3 +265,25 @@ def test_help_has_an_example_of_each(capsys):
     out = capsys.readouterr().out
     names = ("control", "latency", "human", "token", "learner", "weights", "replay", "panel", "all")
     assert all(f"rlt bench {name}" in out for name in names)
+
+
+def test_training_is_measured_with_and_without_the_cache(capsys, tmp_path, monkeypatch, one_thread):
+    tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    heads = {"num_key_value_heads": 1, "head_dim": 16}
+    monkeypatch.setattr(training, "LARGE", {
+        "vision": tiny | {"patch_size": 16, "image_size": 32, "projection_dim": 32}, "text": tiny | heads,
+        "expert": tiny | heads,
+    })  # fmt: skip
+    monkeypatch.setattr(training, "BATCH", {"small": 2, "large": 2})
+    monkeypatch.setattr(training, "NARROW", 16)
+    found = measured(capsys, tmp_path, "training", "--rounds", "1")
+    assert found["small_embedding_dim"] == found["small_token_width"] == 96 and found["small_vla_parameters"] > 8e5
+    assert found["large_token_width"] == 32 and found["large_narrow_token_width"] == 16
+    for name in ("small", "large", "large_narrow"):
+        assert found[f"{name}_ratio_least"] <= found[f"{name}_ratio"] <= found[f"{name}_ratio_most"]
+        flops = [found[f"{name}_{part}_gflop_per_sample"] for part in ("vla", "token")]
+        assert found[f"{name}_ratio_by_flops"] == pytest.approx(1 + flops[0] / flops[1])
+    # 4 layers of 8 D² weights over 72 embeddings, 2 operations each and twice that backwards; attention and the rest.
+    weights_only = 6 * 72 * 4 * 8 * 96**2 / 1e9
+    assert weights_only < found["small_token_gflop_per_sample"] < 1.6 * weights_only
+    assert found["large_narrow_token_gflop_per_sample"] < found["large_token_gflop_per_sample"]
