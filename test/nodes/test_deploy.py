@@ -23,8 +23,8 @@ PATIENCE_S = 240.0  # a busy machine takes its time to import torch
 
 @pytest.fixture
 def session(tmp_path, checkpoint) -> Path:
-    """Practised on the Ethernet task with a critical phase of a second: a policy that passes its reference through,
-    and presses 70 mm above the base, where the person would not yet give up."""
+    """Practised on the Ethernet task with a critical phase of a second: a policy that passes its reference through, and
+    presses 70 mm above the base."""
     values = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
     task = tmp_path / "short.yaml"
     task.write_text(yaml.safe_dump(values | {"critical_timeout": 1.0, "approach_timeout": 20.0}))
@@ -69,7 +69,8 @@ def test_a_practised_session_runs_without_learner_replay_and_hand_over_by_a_pers
     assert process.returncode == 0 and "0 never handed over" in told, told
     found = json.loads(out.read_text())
     assert (found["episodes"], found["hand_over"], found["never_handed_over"]) == (1, "learned", 0)
-    assert found["critical_steps"] == [50] and found["outcomes"] == ["TIMEOUT"]  # the untrained VLA plugs nothing in
+    # The untrained VLA plugs nothing in; where it drifts to, the person may give up before the time is over.
+    assert found["outcomes"] in (["TIMEOUT"], ["FAILURE"]) and 1 <= found["critical_steps"][0] <= 50
     assert found["wilson_low"] == 0.0 < found["wilson_high"] < 1.0
     # Nothing is learned, recorded or changed.
     assert sorted({p.name for p in session.iterdir()} - set(before)) == [".lock", "deploy"]

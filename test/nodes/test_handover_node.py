@@ -283,7 +283,7 @@ def test_nor_one_of_another_task(make, tmp_path) -> None:
 
 def trained(session, presses: int, spoil: bool = False, proprio: int = 14) -> None:
     practised(session, presses)
-    known = [replace(a, proprios=a.proprios[:, :proprio]) for a in read_approaches(session)]
+    known = [replace(a, proprios=a.proprios[:, :proprio], looks=a.looks[:, :proprio]) for a in read_approaches(session)]
     save_classifier(session, *train(known))
     if spoil:
         (session / FOLDER / "classifier.safetensors").write_bytes(b"nothing")
