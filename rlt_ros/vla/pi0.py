@@ -146,7 +146,7 @@ class Pi0(nn.Module):
 
     def states(self, proprio: np.ndarray | Tensor) -> Tensor:
         """Raw proprioception [B, P] -> normalised state [B, S]."""
-        raw = torch.as_tensor(proprio, dtype=torch.float32)[:, self.state_index]
+        raw = torch.as_tensor(proprio, dtype=torch.float32).to(self.device)[:, self.state_index]
         return ((raw - self.state_mean) / self.state_std).clamp(-6, 6)
 
     def look(self, images: np.ndarray) -> tuple[Tensor, Tensor, DynamicCache]:
@@ -189,8 +189,8 @@ class Pi0(nn.Module):
     ) -> Tensor:  # fmt: skip
         """As Backend.chunk: integrate the flow from noise at time 1 to actions at time 0."""
         state = self.states(proprio)
-        noise = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)
-        return self.flow(own, state, noise, guide)
+        noise = torch.randn(len(state), self.horizon, self.action_dim, generator=generator)  # on the CPU, as anywhere
+        return self.flow(own, state, noise.to(self.device), guide)
 
     def flow(self, cache, state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """The same from a given normalised state [B, S] and noise [B, H, A]; the cache is as before afterwards."""
@@ -199,7 +199,7 @@ class Pi0(nn.Module):
             prefix = [part for layer in cache.layers for part in (layer.keys, layer.values)]
             return self.guided_flow(self.guided_step, prefix, state, noise, guide)
         for i in range(steps):
-            time = torch.full((len(state),), 1.0 - i / steps)
+            time = torch.full((len(state),), 1.0 - i / steps, device=x.device)
             out = self.model(state=state, noise=x, timestep=time, past_key_values=cache)
             cache.crop(length - cache.get_seq_length())  # forget this step, keep the prefix
             x = x - out.logits / steps
@@ -209,11 +209,14 @@ class Pi0(nn.Module):
         self, step, prefix: list[Tensor], state: Tensor, noise: Tensor, guide: tuple[Tensor, Tensor]
     ) -> Tensor:
         """The flow by `step`, which is :meth:`guided_step` or a recording of it; the rest as there."""
-        target, weights = (guide[0] - self.action_mean) / self.action_std, guide[1]
+        target, weights = (part.to(noise.device) for part in guide)
+        target = (target - self.action_mean) / self.action_std
         x, steps = noise, self.io.flow_steps
         for i in range(steps):
-            time = 1.0 - i / steps
-            x = step(prefix, state, x, torch.full((len(state),), time), torch.tensor(guidance(time)), target, weights)
+            at = 1.0 - i / steps
+            time = torch.full((len(state),), at, device=x.device)
+            gain = torch.full((), guidance(at), device=x.device)
+            x = step(prefix, state, x, time, gain, target, weights)
         return self.actions(x)
 
     def guided_step(

@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
+from rlt_ros.training.embeddings import move
 from rlt_ros.vla import VLAError, load
 from rlt_ros.vla.frozen import CHECKPOINTS
 
@@ -33,6 +35,19 @@ def test_batched_tokens_are_those_of_single_frames(vla, scene):
     batch = vla.tokens([(images, proprio), (other, proprio)])
     assert np.allclose(batch[0], vla.infer(images, proprio)[1], atol=1e-4)
     assert np.abs(batch[0] - batch[1]).max() > 0.1  # it looks at the pixels
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_all_is_computed_where_the_model_is(joined):
+    """On torch's device without memory, which mixes with no other, as a GPU does not."""
+    model = load("ethernet").backend
+    move(model, torch.device("meta"))
+    seen = np.zeros((2, len(model.cameras), model.image_size, model.image_size, 3), np.uint8)
+    embeddings, _, own = model.look(seen)
+    guide = (torch.zeros(2, model.horizon, model.action_dim), torch.ones(2, model.horizon, 1)) if joined else None
+    chunk = model.chunk(own, np.zeros((2, model.proprio_dim), np.float32), torch.Generator().manual_seed(0), guide)
+    assert embeddings.device.type == chunk.device.type == "meta"
+    assert chunk.shape == (2, model.horizon, model.action_dim)
 
 
 def test_the_decoder_needs_the_shipped_token():
