@@ -1,9 +1,8 @@
 """When does the critical phase begin? A small classifier, learned from a person's presses.
 
-Logistic regression on the standardised RL state: token, proprioception, and how far that is from the one of the token's
-frame. What was known before the press says no, what was from it on says yes, and what lies within a margin of it says
-nothing. What it is worth is told by cross-validation over whole episodes, with the calibration and the threshold of
-each fold taken from the others.
+Logistic regression on standardised RL token and proprioception: frames that were known before the person saw that it
+was time say no, those from then on say yes, and what lies within a margin of it says nothing. What it is worth is told
+by cross-validation over whole episodes, with the calibration and the threshold of each fold taken from the others.
 """
 from __future__ import annotations
 
@@ -15,14 +14,13 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from rlt_ros.core.observations import TokenFrame, rl_proprio
+from rlt_ros.core.observations import TokenFrame
 
 LEAST_PRESSES = 5  # with fewer, nothing is held out that could tell what was learned
 FOLDS = 5
-LOOK_S = 0.04  # between two looks at the proprioception
 THRESHOLDS = 1.0 / (1.0 + np.exp(-np.linspace(-5.0, 5.0, 81)))
 FALSE_COSTS = 3.0  # a false hand-over weighs as much as so many that were missed
-FIT_ROWS = 3000  # looks that are fitted at most; neighbours are alike, and training shall stay a matter of seconds
+FIT_ROWS = 3000  # frames that are fitted at most; neighbours are alike, and training shall stay a matter of seconds
 FAR = 8.0  # standard deviations: further out a feature says no more
 ARRAYS = ("mean", "scale", "weights")
 
@@ -37,9 +35,7 @@ class Approach:
 
     ticks: int64 [N], of the frames, ascending.  heard: int64 [N], when they were known: what a decision on them can
     be compared with the press by.  tokens: float32 [N, D].  proprios: float32 [N, P], SI.  press_tick: -1 when nobody
-    pressed.  period_s: of a tick.  looks: float32 [M, P], the proprioception between the frames, known at look_ticks,
-    int64 [M], ascending, when frame look_frames, int64 [M], was the newest; None in recordings of earlier versions,
-    where each frame is a look.  Raises HandOverError.
+    pressed.  period_s: of a tick.  Raises HandOverError.
     """
 
     episode: int
@@ -50,84 +46,41 @@ class Approach:
     heard: np.ndarray
     tokens: np.ndarray
     proprios: np.ndarray
-    looks: np.ndarray | None = None
-    look_ticks: np.ndarray | None = None
-    look_frames: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         where = f"approach of episode {self.episode}"
         if not len(self.ticks):
             raise HandOverError(f"{where} has no frames")
-        kinds = [("ticks", np.int64, 1), ("heard", np.int64, 1), ("tokens", np.float32, 2), ("proprios", np.float32, 2)]
-        if self.looked:
-            kinds += [("look_ticks", np.int64, 1), ("looks", np.float32, 2), ("look_frames", np.int64, 1)]
-        for name, kind, dims in kinds:
-            values = np.asarray(() if getattr(self, name) is None else getattr(self, name), kind)
-            many, what = (self.look_ticks, "looks") if name.startswith("look") else (self.ticks, "frames")
-            if values.ndim != dims or len(values) != len(many) or not np.isfinite(values).all():
+        for name, kind, dims in (("ticks", np.int64, 1), ("heard", np.int64, 1), ("tokens", np.float32, 2),
+                                 ("proprios", np.float32, 2)):
+            values = np.asarray(getattr(self, name), kind)
+            if values.ndim != dims or len(values) != len(self.ticks) or not np.isfinite(values).all():
                 raise HandOverError(f"{where}: {name} is {values.shape}, expected finite values, {dims}-dimensional,"
-                                    f" for {len(many)} {what}")
+                                    f" for {len(self.ticks)} frames")
             object.__setattr__(self, name, values)
-        if (np.diff(self.ticks) <= 0).any() or (np.diff(self.known) < 0).any() or not self.period_s > 0.0:
+        if (np.diff(self.ticks) <= 0).any() or not self.period_s > 0.0:
             raise HandOverError(f"{where}: ticks must ascend and the period ({self.period_s} s) be positive")
-        if self.looked and (
-            self.looks.shape[1] != self.proprios.shape[1]
-            or ((self.look_frames < 0) | (self.look_frames >= len(self.ticks))).any()
-        ):
-            raise HandOverError(f"{where}: looks of {self.looks.shape[1]} values at frames"
-                                f" {self.look_frames.min()} to {self.look_frames.max()}, expected"
-                                f" {self.proprios.shape[1]} values and one of {len(self.ticks)} frames")
 
     @property
     def pressed(self) -> bool:
         return self.press_tick >= 0
 
     @property
-    def looked(self) -> bool:
-        """Whether there are looks between the frames."""
-        return self.look_ticks is not None and len(self.look_ticks) > 0
-
-    @property
-    def known(self) -> np.ndarray:
-        """int64 [R], when each row of `features` was known."""
-        return self.look_ticks if self.looked else self.heard
-
-    @property
     def features(self) -> np.ndarray:
-        """float32 [R, D + 2P], the RL states: token, proprioception, and how far that is from its frame's."""
-        if not self.looked:
-            return np.concatenate((self.tokens, self.proprios, np.zeros_like(self.proprios)), axis=1)
-        moved = self.looks - self.proprios[self.look_frames]
-        return np.concatenate((self.tokens[self.look_frames], self.looks, moved), axis=1)
+        """float32 [N, D + P]."""
+        return np.concatenate((self.tokens, self.proprios), axis=1)
 
 
 class PressRecorder:
-    """Keeps what is seen of a running episode: a frame in `spacing` ticks, as often as the VLA looks in an approach,
-    and the proprioception every LOOK_S between them."""
+    """Keeps the frames of a running episode, one in `spacing` ticks: as often as the VLA looks in an approach."""
 
-    def __init__(self, spacing: int, period_s: float, max_age_ticks: int = 25) -> None:
-        """max_age_ticks: a frame that is older is not looked at again."""
-        self.spacing, self.period_s, self.max_age_ticks = spacing, period_s, max_age_ticks
-        self.look_spacing = max(1, round(LOOK_S / period_s))
+    def __init__(self, spacing: int, period_s: float) -> None:
+        self.spacing, self.period_s = spacing, period_s
         self.episode, self.start_tick = 0, -1
         self._frames: list[tuple[int, TokenFrame]] = []
-        self._looks: list[tuple[int, int, np.ndarray]] = []  # when, number of its frame, proprioception
 
     def begin(self, episode: int, start_tick: int) -> None:
-        self.episode, self.start_tick, self._frames, self._looks = episode, start_tick, [], []
-
-    def wants(self, tick: int) -> bool:
-        """Whether a look at `tick` counts: an episode is under way, and the last look long enough ago."""
-        if self.start_tick < 0 or not self._frames or tick - self._frames[-1][1].tick > self.max_age_ticks:
-            return False
-        return not self._looks or tick >= self._looks[-1][0] + self.look_spacing
-
-    def look(self, proprio: np.ndarray, tick: int) -> TokenFrame | None:
-        """Proprioception [P], known at `tick`: the frame to which it belongs, None when it does not count."""
-        if not self.wants(tick):
-            return None
-        self._looks.append((tick, len(self._frames) - 1, np.array(proprio, np.float32)))
-        return self._frames[-1][1]
+        self.episode, self.start_tick, self._frames = episode, start_tick, []
 
     def add(self, frame: TokenFrame, heard: int) -> bool:
         """A frame that is known since tick `heard`; False when it is not of this episode or follows too closely."""
@@ -140,18 +93,14 @@ class PressRecorder:
 
     def finish(self, press_tick: int) -> Approach | None:
         """The episode is over; press_tick: -1 when nobody pressed.  None without a frame."""
-        frames, looks, start_tick = self._frames, self._looks, self.start_tick
-        self._frames, self._looks, self.start_tick = [], [], -1
+        frames, start_tick = self._frames, self.start_tick
+        self._frames, self.start_tick = [], -1
         if not frames:
             return None
-        between = {}
-        if looks:
-            ticks, of, proprios = zip(*looks)
-            between = {"looks": np.stack(proprios), "look_ticks": ticks, "look_frames": of}
         return Approach(
             self.episode, start_tick, press_tick, self.period_s, [frame.tick for _, frame in frames],
             [heard for heard, _ in frames], np.stack([frame.token for _, frame in frames]),
-            np.stack([frame.proprio for _, frame in frames]), **between,
+            np.stack([frame.proprio for _, frame in frames]),
         )  # fmt: skip
 
 
@@ -159,13 +108,14 @@ class PressRecorder:
 class Settings:
     """How it learns and decides.
 
-    held_s: the looks of so long must be above the threshold, all but one.  About as long as a person takes from seeing
-    to pressing: what is learned is when it was seen.  within_s: so far from the press a hand-over counts as that of the
-    press.  margin_s: looks so close to it say nothing.  after_s: nor do looks later than that after it, which the
-    practised policy has taken elsewhere.  ridge: weight of the squared weights of token and proprioception, times how
-    many there are of the kind.  A token has many numbers, most of which say nothing; of the proprioception it is small,
-    as a speed says when a height is reached, and its weight is large.  blur_s: a hand-over that was just in time will
-    not always be, so each counts as if it had come earlier or later by about as much when the threshold is chosen.
+    held_s: it must be above the threshold for so long, from the first of its frames to the last, and one frame among
+    them may be below.  About as long as a person takes from seeing to pressing: what is learned is when it was seen.
+    within_s: so far from the press a hand-over counts as that of the press.  margin_s: frames so close to that moment
+    say nothing.  after_s: nor do frames later than that after it, which the practised policy has taken elsewhere.
+    ridge: weight of the squared weights of token and proprioception, times how many there are of the kind.  A token has
+    many numbers, most of which say nothing; of the proprioception it is small, as a speed says when a height is
+    reached, and its weight is large.  blur_s: a hand-over that was just in time will not always be, so each counts as
+    if it had come earlier or later by about as much when the threshold is chosen.
     """
 
     held_s: float = 0.2
@@ -181,8 +131,8 @@ class Settings:
             raise HandOverError(f"held_s is {self.held_s}, expected 0 to 5 s")
 
     def needed(self, approaches: Sequence[Approach]) -> int:
-        """Looks that make held_s, at the rate of the approaches; one more is a Trigger's window."""
-        apart = [np.diff(a.known) * a.period_s for a in approaches]
+        """Frames that make held_s at the rate of the approaches, two at 5 a second; one more is a Trigger's window."""
+        apart = [np.diff(a.ticks) * a.period_s for a in approaches]
         return 1 + round(self.held_s / float(np.median(np.concatenate(apart)))) if any(map(len, apart)) else 1
 
 
@@ -210,7 +160,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """sigmoid(weights . clip((features - mean) / scale) + bias), calibrated.  The three: float64 [D + 2P]."""
+    """sigmoid(weights . clip((features - mean) / scale) + bias), calibrated.  mean, scale, weights: float64 [D + P]."""
 
     token_dim: int
     proprio_dim: int
@@ -223,24 +173,18 @@ class Classifier:
     window: int
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """[N] of features [N, D + 2P]."""
+        """[N] of features [N, D + P]."""
         return np.clip((features - self.mean) / self.scale, -FAR, FAR) @ self.weights + self.bias
 
-    def probability(self, token: np.ndarray, proprio: np.ndarray, at_frame: np.ndarray | None = None) -> float:
-        """That the critical phase has begun, by the newest token [D], the proprioception [P] now and the one of the
-        token's frame (None: the same).  HandOverError for other sizes and for what is not finite."""
-        at_frame = proprio if at_frame is None else at_frame
-        for name, values, size in (
-            ("token", token, self.token_dim), ("proprioception", proprio, self.proprio_dim),
-            ("the frame's proprioception", at_frame, self.proprio_dim),
-        ):  # fmt: skip
+    def probability(self, token: np.ndarray, proprio: np.ndarray) -> float:
+        """That the critical phase has begun.  HandOverError for other sizes and for what is not finite."""
+        for name, values, size in (("token", token, self.token_dim), ("proprioception", proprio, self.proprio_dim)):
             if np.shape(values) != (size,):
                 raise HandOverError(f"hand-over classifier: {name} is {np.shape(values)}, it was trained with"
                                     f" ({size},); train it for this VLA and task")
             if not np.isfinite(values).all():
                 raise HandOverError(f"hand-over classifier: {name} is not finite")
-        state = np.concatenate((token, rl_proprio(proprio, at_frame)), dtype=np.float64)
-        return float(_sigmoid(self.logits(state[None])[0]))
+        return float(_sigmoid(self.logits(np.concatenate((token, proprio), dtype=np.float64)[None])[0]))
 
     def hand_over_tick(self, approach: Approach) -> int | None:
         """When it would have handed over in an approach; None: never."""
@@ -274,16 +218,16 @@ class Classifier:
                                 " train again") from error
         if digest != _digest(found, about):
             raise HandOverError(f"{where}: its checksum does not fit; delete it and train again")
-        size = made.token_dim + 2 * made.proprio_dim
+        size = made.token_dim + made.proprio_dim
         shapes = {name: array.shape for name, array in found.items() if array.shape != (size,)}
-        if shapes:  # also of earlier versions, which knew less of the proprioception
+        if shapes:  # also of a version that counted the proprioception twice
             raise HandOverError(f"{where}: {shapes}, expected ({size},) for a token of {made.token_dim} and"
                                 f" proprioception of {made.proprio_dim}; train again: rlt train handover --session DIR")
         numbers = [*found.values(), np.array([made.bias, made.threshold])]
         if not all(np.isfinite(values).all() for values in numbers) or not (made.scale > 0.0).all():
             raise HandOverError(f"{where}: values are not finite, or a scale is not positive")
         if not 0.0 < made.threshold < 1.0 or not 1 <= made.needed <= made.window:
-            raise HandOverError(f"{where}: threshold {made.threshold}, {made.needed} of {made.window} looks; expected"
+            raise HandOverError(f"{where}: threshold {made.threshold}, {made.needed} of {made.window} frames; expected"
                                 " a threshold in (0, 1) and 1 <= needed <= window")
         return made
 
@@ -331,13 +275,9 @@ def not_good_enough(report: Report | None, min_presses: int, min_recall: float, 
 def train(approaches: Sequence[Approach], settings: Settings = Settings()) -> tuple[Classifier, Report]:
     """A classifier from all approaches, and what it is worth.  Same approaches and seed, same result.
 
-    Approaches with looks and such without, of earlier versions, are decided at other rates; of a session that has both,
-    those with more presses are learned from.  HandOverError with too few presses, with looks of one kind only, and when
-    sizes or periods differ.
+    HandOverError with too few presses, with frames of one kind only, and when sizes or periods differ.
     """
     approaches = sorted(approaches, key=lambda a: (a.start_tick, a.episode))
-    kinds = [[a for a in approaches if a.looked is looked] for looked in (True, False)]
-    approaches = max(kinds, key=lambda kind: sum(a.pressed for a in kind))
     presses = sum(a.pressed for a in approaches)
     if presses < LEAST_PRESSES:
         raise HandOverError(f"{presses} presses, expected at least {LEAST_PRESSES}; practise on")
@@ -422,14 +362,14 @@ def report_from_text(text: str) -> Report:
 
 
 def _labels(a: Approach, settings: Settings, needed: int) -> np.ndarray:
-    """int [R]: 1 for what was known when the person saw that it was time and after, 0 before, -1 where it says nothing.
+    """int [N]: 1 for what was known when the person saw that it was time and after, 0 before, -1 where it says nothing.
 
-    That is so long before the press that the looks which are needed end with it.
+    That is so long before the press that the frames which are needed end with it.
     """
     if not a.pressed:
-        return np.zeros(len(a.known), int)
+        return np.zeros(len(a.heard), int)
     lead_s = settings.held_s if needed > 1 else 0.0
-    since_s = (a.known - a.press_tick) * a.period_s + lead_s
+    since_s = (a.heard - a.press_tick) * a.period_s + lead_s
     labels = (since_s >= 0.0).astype(int)
     labels[(np.abs(since_s) < settings.margin_s) | (since_s > settings.after_s)] = -1
     return labels
@@ -445,15 +385,15 @@ def _fit(
     y = y[known].astype(np.float64)
     if y.min() == y.max():
         kind = "after" if y[0] else "before"
-        raise HandOverError(f"all {len(y)} looks are from {kind} the press; the hand-over cannot be told from them."
+        raise HandOverError(f"all {len(y)} frames are from {kind} the press; the hand-over cannot be told from them."
                             " Press when the critical phase begins, not at once and not at its end")
     mean, scale = x.mean(0), x.std(0)
     scale = np.where(scale > 1e-9 * (1.0 + np.abs(mean)), scale, 1.0)
     x = np.clip((x - mean) / scale, -FAR, FAR)
     weight = np.where(y > 0.5, 0.5 / y.sum(), 0.5 / (1.0 - y).sum())  # both kinds count the same
-    sizes = np.array([approaches[0].tokens.shape[1], 2 * approaches[0].proprios.shape[1]])
+    sizes = np.array([approaches[0].tokens.shape[1], approaches[0].proprios.shape[1]])
     weights, bias = _logistic(x, y, weight, np.repeat(settings.ridge * sizes, sizes))
-    return Classifier(int(sizes[0]), int(sizes[1]) // 2, mean, scale, weights, bias, 0.5, needed, needed + 1)
+    return Classifier(int(sizes[0]), int(sizes[1]), mean, scale, weights, bias, 0.5, needed, needed + 1)
 
 
 def _logistic(x: np.ndarray, y: np.ndarray, weight: np.ndarray, ridge: np.ndarray) -> tuple[np.ndarray, float]:
@@ -517,8 +457,8 @@ def _threshold(
     error_s = np.empty((len(approaches), len(THRESHOLDS)))  # infinite where it never hands over
     for i, (a, p) in enumerate(zip(approaches, probabilities, strict=True)):
         first = _first(p, THRESHOLDS, needed, needed + 1)
-        known = np.append(a.known, np.inf)[first]
-        error_s[i] = (known - a.press_tick) * a.period_s if a.pressed else np.where(np.isfinite(known), -np.inf, np.inf)
+        tick = np.append(a.heard, np.inf)[first]
+        error_s[i] = (tick - a.press_tick) * a.period_s if a.pressed else np.where(np.isfinite(tick), -np.inf, np.inf)
     early = _sigmoid((-settings.within_s - error_s) / settings.blur_s)
     late = _sigmoid((error_s - settings.within_s) / settings.blur_s)
     pressed = np.array([a.pressed for a in approaches])
@@ -527,13 +467,13 @@ def _threshold(
 
 
 def _decide(a: Approach, probabilities: np.ndarray, threshold: float, needed: int, window: int) -> int | None:
-    """Tick at which a Trigger with these hands over, given probabilities [R]; None: never."""
+    """Tick at which a Trigger with these hands over, given probabilities [N]; None: never."""
     first = _first(probabilities, np.array([threshold]), needed, window)[0]
-    return int(a.known[first]) if first < len(a.known) else None
+    return int(a.heard[first]) if first < len(a.heard) else None
 
 
 def _first(values: np.ndarray, thresholds: np.ndarray, needed: int, window: int) -> np.ndarray:
-    """Index into values [R] at which `needed` of the last `window` first exceed each of the thresholds; R: never."""
+    """Index into values [N] at which `needed` of the last `window` first exceed each of the thresholds; N: never."""
     padded = np.concatenate((np.full(window - 1, -np.inf), values))
     windows = np.lib.stride_tricks.sliding_window_view(padded, window)
     exceeded = np.partition(windows, window - needed, axis=1)[:, window - needed]  # by `needed` of its window

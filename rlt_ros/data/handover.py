@@ -16,7 +16,6 @@ from rlt_ros.core.handover import Approach, Classifier, HandOverError, Report, r
 
 FOLDER, REPORT = "handover", "report.json"
 ARRAYS = ("ticks", "heard", "tokens", "proprios")
-LOOKS = ("looks", "look_ticks", "look_frames")  # not in the files of earlier versions
 
 
 def save_approach(session: Path, approach: Approach) -> Path:
@@ -24,8 +23,7 @@ def save_approach(session: Path, approach: Approach) -> Path:
     from safetensors.numpy import save
 
     about = {name: getattr(approach, name) for name in ("episode", "start_tick", "press_tick", "period_s")}
-    names = ARRAYS + LOOKS if approach.looked else ARRAYS
-    arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in names}
+    arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in ARRAYS}
     path = Path(session) / FOLDER / "approaches" / f"{approach.episode:06d}-{approach.start_tick}.safetensors"
     _write(path, save(arrays, {"approach": json.dumps(about)}))
     return path
@@ -49,8 +47,7 @@ def _read_approach(path: Path) -> Approach:
         data = path.read_bytes()
         about = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["approach"])
         arrays = load(data)
-        looks = {name: arrays[name] for name in LOOKS} if LOOKS[0] in arrays else {}
-        return Approach(**about, **{name: arrays[name] for name in ARRAYS}, **looks)
+        return Approach(**about, **{name: arrays[name] for name in ARRAYS})  # whatever else there is
     except HandOverError as error:
         raise HandOverError(f"{path}: {error}") from error
     except Exception as error:  # whatever a parser may raise on foreign bytes

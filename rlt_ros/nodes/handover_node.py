@@ -14,9 +14,9 @@ from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.handover import Approach, Classifier, HandOverError, PressRecorder, Report, Settings, Trigger
 from rlt_ros.core.latest import LatestWorker
 from rlt_ros.data.handover import load_classifier, read_approaches, save_approach, save_classifier
-from rlt_ros.msg import EpisodeState, HandOverBelief, Proprio, RLState
+from rlt_ros.msg import EpisodeState, HandOverBelief, RLState
 from rlt_ros.ros import priority, qos
-from rlt_ros.ros.conversions import header, proprio_from_msg, state_from_msg
+from rlt_ros.ros.conversions import header, state_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.sim.task import load_task
@@ -29,8 +29,7 @@ ANSWER_S = 1.0  # a request without an answer for so long is made again, at the 
 class HandoverNode(RltNode):
     """Record what is seen around each press, train between episodes in the background, and say what is believed.
 
-    Subscribes: vla/rl_state (RLState), proprio (Proprio), episode/state (EpisodeState).  Publishes: handover/belief
-    (HandOverBelief).
+    Subscribes: vla/rl_state (RLState), episode/state (EpisodeState).  Publishes: handover/belief (HandOverBelief).
     Calls: episode/hand_over (Trigger), in mode automatic only, and only once what was learned is good enough.
     Writes: <session>/handover/, see rlt_ros/data/handover.py.
     """
@@ -50,11 +49,13 @@ class HandoverNode(RltNode):
             0.05, "false hand-overs an episode, cross-validated, with which it still hands over by itself", low=0.0
         )
         held_s: float = parameter(
-            0.2, "all looks of so long but one, 25 a second, must be over the threshold; about the person's reaction",
-            unit="s", low=0.0, high=2.0,
+            0.2, "so long above the threshold makes a hand-over, two of three frames at 5 a second; about the person's"
+            " reaction", unit="s", low=0.0, high=2.0,
         )  # fmt: skip
         within_s: float = parameter(0.3, "a hand-over so near to the press counts as its own", unit="s", low=0.0)
-        margin_s: float = parameter(0.1, "looks so near to the press are not learned from", unit="s", low=0.0)
+        margin_s: float = parameter(
+            0.1, "frames so near to held_s before the press are not learned from", unit="s", low=0.0
+        )
         seed: int = parameter(0, "which episodes are held out together", low=0)
 
     def on_configure_(self) -> None:
@@ -76,13 +77,11 @@ class HandoverNode(RltNode):
             self.use(classifier, report)
             if p.mode == AUTOMATIC and (why := self.unfit()):
                 raise HandOverError(f"session {p.session!r}: {why}; practise on, or hand over by hand (mode human)")
-        self.recorder = PressRecorder(p.chunk_steps, self.control.period_s, p.max_age_ticks)
-        self.after_ticks = round(self.settings.after_s / self.control.period_s)
+        self.recorder = PressRecorder(p.chunk_steps, self.control.period_s)
         self.episode = EpisodeState()
         self.press_tick = -1
         self.recording = self.pressed_itself = False
         self.tick, self.probability, self.suggested = -1, 0.0, False
-        self.look_tick = -1  # of the newest proprioception of an approach
         self.token_dim: int | None = None
         self.asked_s = -np.inf  # when the hand-over was asked for that has no answer yet
         self.hand_overs = 0
@@ -94,7 +93,6 @@ class HandoverNode(RltNode):
         self.belief = self.publish(HandOverBelief, "handover/belief", qos.STATE)
         self.request = self.client(TriggerSrv, "episode/hand_over")
         self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.every(1.0, self.say, wall=True)
         if p.learn:
@@ -112,9 +110,7 @@ class HandoverNode(RltNode):
             self.store()
 
     def owed_ns(self) -> int | None:
-        if self.asked_s > -np.inf:
-            return self.now_ns() + 1
-        return self.control.stamp_ns(self.look_tick + 1) if self.look_tick >= 0 else None
+        return self.now_ns() + 1 if self.asked_s > -np.inf else None
 
     def on_parameters_(self) -> None:
         self.say()
@@ -131,27 +127,15 @@ class HandoverNode(RltNode):
         if now_tick - frame.tick > self.params.max_age_ticks or not self.recorder.add(frame, now_tick):
             return  # too old to be acted on, from before the episode, or between those that an approach has
         self.tick = frame.tick
-        self.say()
-
-    def on_proprio(self, msg: Proprio) -> None:
-        """The robot has moved on from the newest frame: look again."""
-        now_tick = self.control.tick(self.now_ns())
-        self.look_tick = msg.tick if self.episode.phase == Phase.APPROACH else -1
-        if not self.recorder.wants(now_tick) or 0 <= self.press_tick < now_tick - self.after_ticks:
-            return
-        tick, proprio = proprio_from_msg(msg, self.proprio_dim)
-        self.expect_recent("proprioception", tick, self.params.max_age_ticks)
-        frame = self.recorder.look(proprio, now_tick)
         if self.classifier is None:
             return
         try:
-            self.probability = self.classifier.probability(frame.token, proprio, frame.proprio)
+            self.probability = self.classifier.probability(frame.token, frame.proprio)
         except HandOverError as error:
             self.drop(str(error))
             raise
-        before, self.suggested = self.suggested, self.trigger.add(self.probability)
-        if self.suggested != before:
-            self.say()
+        self.suggested = self.trigger.add(self.probability)
+        self.say()
         if self.suggested and self.params.mode == AUTOMATIC and not self.waits():
             self.hand_over()
 
@@ -169,7 +153,7 @@ class HandoverNode(RltNode):
                 self.trigger.reset()
             self.recorder.begin(msg.episode, msg.start_tick if running else -1)
         if msg.phase != Phase.APPROACH:
-            self.asked_s, self.look_tick = -np.inf, -1  # nothing is left to ask for
+            self.asked_s = -np.inf  # nothing is left to ask for
         if msg.critical_tick >= 0:
             self.press_tick = msg.critical_tick
         if not running and msg.committed:

@@ -18,9 +18,6 @@ class Rule:
     def see(self, frame: TokenFrame, heard: int) -> None:
         """A frame's token is known, at tick `heard`."""
 
-    def look(self, proprio: np.ndarray, tick: int) -> None:
-        """The proprioception [P] of `tick`."""
-
     def now(self, tick: int, critical: bool) -> bool:
         """Whether to hand over at `tick`, in an approach; critical: the task's rule."""
         return critical
@@ -45,9 +42,6 @@ class Person(Rule):
     def see(self, frame: TokenFrame, heard: int) -> None:
         self.recorder.add(frame, heard)
 
-    def look(self, proprio: np.ndarray, tick: int) -> None:
-        self.recorder.look(proprio, tick)
-
     def now(self, tick: int, critical: bool) -> bool:
         if critical and self._due is None:
             self._due = tick + self._delay
@@ -71,11 +65,8 @@ class Learned(Rule):
         self.trigger.reset()
 
     def see(self, frame: TokenFrame, heard: int) -> None:
-        self.recorder.add(frame, heard)
-
-    def look(self, proprio: np.ndarray, tick: int) -> None:
-        if (frame := self.recorder.look(proprio, tick)) is not None:
-            self.trigger.add(self.classifier.probability(frame.token, proprio, frame.proprio))
+        if self.recorder.add(frame, heard):
+            self.trigger.add(self.classifier.probability(frame.token, frame.proprio))
 
     def now(self, tick: int, critical: bool) -> bool:
         return self.trigger.suggested

@@ -181,7 +181,6 @@ class LockStep:
                 if recorder:
                     recorder.add_reference(chunk)
                     recorder.add_token(frame)
-            self.hand_over.look(proprio, tick)
             command = commander.step(tick, proprio)
             self.meter.step(command.candidate.actions[0], command.planned is not None, not command.hold_reason)
             self.gate.offer(command.candidate, tick * self.period_s)

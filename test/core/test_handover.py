@@ -20,42 +20,27 @@ from rlt_ros.core.handover import (
     report_text,
     train,
 )
-from rlt_ros.core.observations import TokenFrame, rl_proprio
+from rlt_ros.core.observations import TokenFrame
 
 PERIOD_S, SPACING, TOKEN, PROPRIO = 0.02, 10, 5, 3
 
 
 def approach(
-    number: int, pressed: bool = True, noise: float = 0.001, token: int = TOKEN, looks: bool = True
+    number: int, pressed: bool = True, noise: float = 0.001, token: int = TOKEN, spacing: int = SPACING
 ) -> Approach:
-    """A tool that comes down at 40 mm/s, a frame in 10 ticks, known 5 ticks later, and a look in 2; the person presses
-    about 0.2 s after it is below 70 mm. One number of the token tells the height too, the others are noise."""
+    """A tool that comes down at 40 mm/s, a frame in `spacing` ticks, known 5 ticks later; the person presses about
+    0.2 s after it is below 70 mm. One number of the token tells the height too, the others are noise."""
     random = np.random.default_rng(number)
     start = 100_000 + 1000 * number
-    ticks = start + np.arange(0, 160, SPACING)
-    top = 0.11 + random.uniform(-0.01, 0.01)
-    height = top - 0.04 * PERIOD_S * (ticks - start)
-    press_s = (top - 0.07) / 0.04 + random.uniform(0.15, 0.3)
+    ticks = start + np.arange(0, 160, spacing)
+    height = 0.11 + random.uniform(-0.01, 0.01) - 0.04 * PERIOD_S * (ticks - start)
+    press_s = (height[0] - 0.07) / 0.04 + random.uniform(0.15, 0.3)
     tokens = random.normal(size=(len(ticks), token))
     tokens[:, 0] = height / 0.01 + random.normal(0.0, 0.1, len(ticks))
     proprios = random.normal(0.0, noise, (len(ticks), PROPRIO))
     proprios[:, 0] += height
     press_tick = start + round(press_s / PERIOD_S) if pressed else -1
-    between = {}
-    if looks:
-        after = np.arange(5, 5 + 160, 2)
-        seen = random.normal(0.0, noise, (len(after), PROPRIO))
-        seen[:, 0] += top - 0.04 * PERIOD_S * after
-        between = {"looks": seen, "look_ticks": start + after, "look_frames": (after - 5) // SPACING}
-    return Approach(number, start, press_tick, PERIOD_S, ticks, ticks + 5, tokens, proprios, **between)
-
-
-def probabilities(classifier: Classifier, a: Approach) -> list[float]:
-    """As handover_node asks for them, look by look."""
-    return [
-        classifier.probability(a.tokens[i], look, a.proprios[i])
-        for look, i in zip(a.looks, a.look_frames, strict=True)
-    ]
+    return Approach(number, start, press_tick, PERIOD_S, ticks, ticks + 5, tokens, proprios)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +58,8 @@ def test_presses_teach_when_to_hand_over(learned) -> None:
     hits = 0
     for a in (approach(i) for i in range(100, 130)):
         trigger = Trigger(classifier.threshold, classifier.needed, classifier.window)
-        told = [trigger.add(p) for p in probabilities(classifier, a)]
-        tick = a.look_ticks[told.index(True)]
+        told = [trigger.add(classifier.probability(t, p)) for t, p in zip(a.tokens, a.proprios)]
+        tick = a.heard[told.index(True)]
         assert classifier.hand_over_tick(a) == tick
         hits += abs(tick - a.press_tick) * PERIOD_S <= 0.3
     assert hits >= 28
@@ -97,9 +82,9 @@ def test_presses_that_nothing_seen_explains_are_not_promised_to_be_foreseen() ->
     many = []
     for i in range(30):
         a = approach(i)
-        noise = {name: random.normal(size=getattr(a, name).shape) for name in ("tokens", "proprios", "looks")}
+        noise = random.normal(size=a.tokens.shape), random.normal(size=a.proprios.shape)
         press = a.start_tick + int(random.integers(30, 150))
-        many.append(replace(a, press_tick=press, **noise))
+        many.append(replace(a, tokens=noise[0], proprios=noise[1], press_tick=press))
     _, report = train(many)
     assert report.recall < 0.7
     assert "recall is" in not_good_enough(report, 20, 0.9, 10.0)
@@ -134,8 +119,8 @@ def test_too_few_presses_are_refused_with_how_many_there_must_be() -> None:
 def test_frames_of_one_kind_are_refused(press: str, kind: str) -> None:
     """A person who presses at once, or only when all is over."""
     many = [approach(i) for i in range(10)]
-    where = {"start": lambda a: a.start_tick - 100, "end": lambda a: int(a.look_ticks[-1]) + 50}[press]
-    with pytest.raises(HandOverError, match=f"all .* looks are from {kind} the press"):
+    where = {"start": lambda a: a.start_tick - 100, "end": lambda a: int(a.heard[-1]) + 50}[press]
+    with pytest.raises(HandOverError, match=f"all .* frames are from {kind} the press"):
         train([replace(a, press_tick=where(a)) for a in many], Settings(after_s=10.0))
 
 
@@ -155,7 +140,7 @@ def test_a_constant_or_wild_feature_does_no_harm() -> None:
     assert 0.0 <= classifier.probability(token, many[0].proprios[0]) <= 1.0
 
 
-@pytest.mark.parametrize("name, value", [("tokens", np.nan), ("proprios", np.inf), ("looks", np.nan)])
+@pytest.mark.parametrize("name, value", [("tokens", np.nan), ("proprios", np.inf)])
 def test_what_is_not_finite_is_no_approach(name: str, value: float) -> None:
     a = approach(0)
     values = getattr(a, name).copy()
@@ -172,36 +157,6 @@ def test_an_approach_needs_frames_in_order() -> None:
         replace(a, ticks=[], heard=[], tokens=np.empty((0, 5)), proprios=np.empty((0, 3)))
     with pytest.raises(HandOverError, match="heard is"):
         replace(a, heard=a.heard[:-1])
-    with pytest.raises(HandOverError, match="looks is .*for 80 looks"):
-        replace(a, looks=a.looks[:-1])
-    with pytest.raises(HandOverError, match="look_frames is .*for 80 looks"):
-        replace(a, look_frames=None)
-    with pytest.raises(HandOverError, match="frames 0 to 16, expected 3 values and one of 16 frames"):
-        replace(a, look_frames=a.look_frames + (a.look_frames == 15))
-    with pytest.raises(HandOverError, match="looks of 2 values"):
-        replace(a, looks=a.looks[:, :2])
-    with pytest.raises(HandOverError, match="ticks must ascend"):
-        replace(a, look_ticks=a.look_ticks[::-1])
-
-
-def test_what_is_looked_at_is_the_state_that_the_actor_has() -> None:
-    """The token of the newest frame, the proprioception now, and how far that is from the frame's."""
-    a = approach(3)
-    assert a.features.shape == (80, TOKEN + 2 * PROPRIO) and (a.known == a.look_ticks).all()
-    for row in (0, 4, 5, 79):
-        i = a.look_frames[row]
-        wanted = np.concatenate((a.tokens[i], rl_proprio(a.looks[row], a.proprios[i])))
-        assert np.array_equal(a.features[row], wanted)
-    old = approach(3, looks=False)  # as earlier versions recorded it: each frame is a look
-    assert (old.known == old.heard).all() and not old.features[:, TOKEN + PROPRIO:].any()
-    assert np.array_equal(old.features[:, : TOKEN + PROPRIO], np.concatenate((old.tokens, old.proprios), axis=1))
-
-
-def test_of_two_kinds_of_recordings_those_with_more_presses_are_learned_from() -> None:
-    old = [approach(100 + i, looks=False) for i in range(12)]
-    assert train([*old, *(approach(i) for i in range(11))])[1].presses == 12
-    classifier, report = train([*old, *(approach(i) for i in range(12))])
-    assert report.presses == 12 and classifier.pack() == train([approach(i) for i in range(12)])[0].pack()
 
 
 def test_a_classifier_refuses_other_sizes_and_what_is_not_finite(learned) -> None:
@@ -241,9 +196,9 @@ def spoiled(classifier: Classifier, how: str) -> bytes:
         return save({"x": np.zeros(3)})
     if how == "sizes":
         return replace(classifier, token_dim=TOKEN + 1).pack()
-    if how == "of an earlier version":
-        size = TOKEN + PROPRIO
-        return replace(classifier, **{name: getattr(classifier, name)[:size] for name in ARRAYS}).pack()
+    if how == "of another version":
+        twice = {name: np.append(values := getattr(classifier, name), values[TOKEN:]) for name in ARRAYS}
+        return replace(classifier, **twice).pack()
     if how == "not finite":
         return replace(classifier, weights=classifier.weights * np.nan).pack()
     return replace(classifier, threshold=1.5).pack()
@@ -252,7 +207,7 @@ def spoiled(classifier: Classifier, how: str) -> bytes:
 @pytest.mark.parametrize(
     "how, says",
     [("empty", "not a hand-over"), ("torn", "not a hand-over"), ("one bit", "checksum"), ("foreign", "not a hand-over"),
-     ("sizes", "token of 6"), ("of an earlier version", "train again: rlt train handover"),
+     ("sizes", "token of 6"), ("of another version", r"\(11,\).*\(8,\) .*train again: rlt train handover"),
      ("not finite", "not finite"), ("threshold", "threshold 1.5")],
 )  # fmt: skip
 def test_a_spoiled_file_is_refused_by_name(learned, how: str, says: str) -> None:
@@ -271,10 +226,13 @@ def test_one_frame_alone_hands_nothing_over_and_one_alone_takes_nothing_back() -
 
 
 def test_it_must_be_believed_as_long_at_any_rate() -> None:
-    """Six of seven looks at 25 a second, two of three frames at 5 a second, and one where there is none in time."""
-    looked, old = [approach(i) for i in range(6)], [approach(i, looks=False) for i in range(6)]
-    assert [Settings().needed(looked), Settings().needed(old), Settings(held_s=0.0).needed(looked)] == [6, 2, 1]
-    classifier = train(looked)[0]
+    """Two of three frames at 5 a second, three of four at 10, six of seven at 25, and one where none is in time."""
+    at = {spacing: [approach(i, spacing=spacing) for i in range(6)] for spacing in (10, 5, 2)}
+    assert [Settings().needed(seen) for seen in at.values()] == [2, 3, 6]
+    assert [Settings(held_s=held_s).needed(at[10]) for held_s in (0.0, 0.08, 0.4)] == [1, 1, 3]
+    assert Settings().needed([replace(a, ticks=a.ticks[:1], heard=a.heard[:1], tokens=a.tokens[:1],
+                                      proprios=a.proprios[:1]) for a in at[10]]) == 1
+    classifier = train(at[2])[0]
     assert (classifier.needed, classifier.window) == (6, 7)
     with pytest.raises(HandOverError, match="held_s is -1.0"):
         Settings(held_s=-1.0)
@@ -284,13 +242,13 @@ def test_it_must_be_believed_as_long_at_any_rate() -> None:
 def test_what_is_told_offline_is_when_the_trigger_goes(learned, needed: int, window: int) -> None:
     random = np.random.default_rng(7)
     for number in range(20):
-        a = approach(number)
-        values = random.uniform(size=len(a.known)) ** 3
+        a = approach(number, spacing=2)
+        values = random.uniform(size=len(a.heard)) ** 3
         classifier = replace(learned[0], threshold=0.5, needed=needed, window=window)
         object.__setattr__(classifier, "logits", lambda features, v=values: np.log(v / (1.0 - v)))
         trigger = Trigger(0.5, needed, window)
         told = [trigger.add(value) for value in values]
-        assert classifier.hand_over_tick(a) == (a.look_ticks[told.index(True)] if True in told else None)
+        assert classifier.hand_over_tick(a) == (a.heard[told.index(True)] if True in told else None)
 
 
 def test_what_counts_as_a_hit_a_miss_and_a_false_hand_over() -> None:
@@ -337,30 +295,6 @@ def test_an_approach_keeps_frames_of_its_episode_as_far_apart_as_the_vla_looks()
     assert (a.episode, a.start_tick, a.press_tick, list(a.ticks)) == (3, 100, 130, kept)
     assert list(a.heard) == [105, 115, 130, 140]
     assert not recorder.add(frame(200), 205)
-
-
-def test_an_approach_keeps_looks_between_its_frames() -> None:
-    recorder = PressRecorder(SPACING, PERIOD_S, max_age_ticks=25)
-    frame = lambda tick: TokenFrame(tick, np.ones(TOKEN), np.full(PROPRIO, tick))  # noqa: E731
-    look = lambda tick: recorder.look(np.full(PROPRIO, tick + 0.5), tick)  # noqa: E731
-    assert look(98) is None  # no episode
-    recorder.begin(3, 100)
-    assert look(101) is None  # no frame
-    recorder.add(frame(100), 105)
-    assert [tick for tick in range(105, 113) if look(tick) is not None] == [105, 107, 109, 111]
-    recorder.add(frame(110), 115)
-    assert look(115).tick == 110
-    assert look(136) is None and not recorder.wants(136) and look(135) is not None  # its frame is too old
-    a = recorder.finish(120)
-    assert list(a.look_ticks) == [105, 107, 109, 111, 115, 135] and list(a.look_frames) == [0, 0, 0, 0, 1, 1]
-    assert (a.looks[:, 0] == a.look_ticks + 0.5).all()
-    recorder.begin(4, 200)
-    recorder.add(frame(200), 205)
-    assert not recorder.finish(-1).looked  # nothing of the one before
-
-
-def test_looks_come_as_often_at_any_rate() -> None:
-    assert [PressRecorder(10, period_s).look_spacing for period_s in (0.02, 0.1, 0.002)] == [2, 1, 20]
 
 
 def test_a_large_token_of_noise_does_not_outvote_the_proprioception() -> None:

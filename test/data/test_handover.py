@@ -10,17 +10,13 @@ from rlt_ros.core.handover import Approach, HandOverError, train
 from rlt_ros.data.handover import FOLDER, load_classifier, read_approaches, save_approach, save_classifier
 
 
-def approach(number: int, looks: bool = True) -> Approach:
-    """Twenty frames; the first value of the proprioception says whether the press has come.  Looks: two for each."""
+def approach(number: int) -> Approach:
+    """Twenty frames; the first value of the proprioception says whether the press has come."""
     start = 1000 * number
     ticks = start + 10 * np.arange(20)
     proprios = np.random.default_rng(number).normal(size=(20, 3))
     proprios[:, 0] = (ticks >= start + 100) + 0.0
-    between = {}
-    if looks:
-        frames = np.repeat(np.arange(20), 2)
-        between = {"looks": proprios[frames], "look_ticks": start + 5 + 5 * np.arange(40), "look_frames": frames}
-    return Approach(number, start, start + 100, 0.02, ticks, ticks + 5, np.zeros((20, 4)), proprios, **between)
+    return Approach(number, start, start + 100, 0.02, ticks, ticks + 5, np.zeros((20, 4)), proprios)
 
 
 def test_approaches_are_kept_a_file_each_in_order(tmp_path) -> None:
@@ -29,19 +25,21 @@ def test_approaches_are_kept_a_file_each_in_order(tmp_path) -> None:
     found = read_approaches(tmp_path)
     assert [a.episode for a in found] == [1, 2, 11]
     assert np.array_equal(found[2].proprios, approach(11).proprios) and found[2].press_tick == 11_100
-    assert np.array_equal(found[2].features, approach(11).features) and found[2].looked
+    assert np.array_equal(found[2].features, approach(11).features)
     assert read_approaches(tmp_path / "nowhere") == []
 
 
-def test_recordings_of_earlier_versions_which_have_frames_only_are_read(tmp_path) -> None:
-    from safetensors.numpy import load_file
+def test_arrays_that_another_version_added_to_a_recording_are_left_alone(tmp_path) -> None:
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
 
-    for number in range(8):
-        path = save_approach(tmp_path, approach(number, looks=False))
-    assert set(load_file(path)) == {"ticks", "heard", "tokens", "proprios"}  # as it was
-    found = read_approaches(tmp_path)
-    assert len(found) == 8 and not any(a.looked for a in found)
-    assert train(found)[1].presses == 8
+    path = save_approach(tmp_path, approach(1))
+    with safe_open(path, "np") as file:
+        about = file.metadata()
+    looks = {"looks": np.zeros((40, 3), np.float32), "look_ticks": np.arange(40), "look_frames": np.arange(40) // 2}
+    save_file(load_file(path) | looks, path, about)
+    (found,) = read_approaches(tmp_path, pytest.fail)
+    assert np.array_equal(found.features, approach(1).features) and found.press_tick == 1100
 
 
 def test_a_torn_file_costs_its_episode_only_and_is_named(tmp_path) -> None:
@@ -77,7 +75,7 @@ def test_what_is_missing_or_spoiled_is_named_with_what_to_do(tmp_path) -> None:
         load_classifier(tmp_path)
     classifier, report = train([approach(i) for i in range(8)])
     save_classifier(tmp_path, replace(classifier, needed=5), report)
-    with pytest.raises(HandOverError, match=r"classifier\.safetensors: .*5 of 4 looks"):
+    with pytest.raises(HandOverError, match=r"classifier\.safetensors: .*5 of 3 frames"):
         load_classifier(tmp_path)
     save_classifier(tmp_path, classifier, report)
     (tmp_path / FOLDER / "report.json").write_text("{}")

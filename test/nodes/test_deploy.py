@@ -46,11 +46,7 @@ def approach(number: int, token: int) -> Approach:
     ticks = start + 10 * np.arange(12)
     proprios = np.zeros((12, 14))
     proprios[:, 2] = np.linspace(0.10, 0.03, 12)
-    frames = np.repeat(np.arange(12), 5)  # and as many looks while each is the newest
-    return Approach(
-        number, start, start + 45, 0.02, ticks, ticks + 5, np.zeros((12, token)), proprios,
-        looks=proprios[frames], look_ticks=start + 5 + 2 * np.arange(60), look_frames=frames,
-    )  # fmt: skip
+    return Approach(number, start, start + 45, 0.02, ticks, ticks + 5, np.zeros((12, token)), proprios)
 
 
 def test_a_practised_session_runs_without_learner_replay_and_hand_over_by_a_person(python, session, tmp_path) -> None:
