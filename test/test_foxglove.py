@@ -20,21 +20,24 @@ ETHERNET = load_task("ethernet")
 # Lists whose sizes a task decides.
 SIZES = {"/proprio.values": ETHERNET.proprio_dim, "/command/executed.actions": ETHERNET.action_dim,
          "/vla/reference.actions": ETHERNET.action_dim}  # fmt: skip
-# What the panels know, by the types in the source of Foxglove Studio when it was public: settings with another name
-# would be ignored there without a word.
+# What the panels know, by the types in the source of Foxglove Studio when it was public and of Lichtblick, its fork:
+# settings with another name would be ignored there without a word. The two call a panel's title differently.
+TITLES = {"foxglovePanelTitle", "lichtblickPanelTitle"}
 KNOWN = {
     "Image": {"imageMode"},
     "imageMode": {"imageTopic", "calibrationTopic"},
     "StateTransitions": {"isSynced", "paths"},
     "Plot": {"paths", "minXValue", "maxXValue", "minYValue", "maxYValue", "showLegend", "legendDisplay", "isSynced",
-             "showPlotValuesInLegend", "showXAxisLabels", "showYAxisLabels", "xAxisVal", "followingViewWidth"},
+             "showPlotValuesInLegend", "showXAxisLabels", "showYAxisLabels", "xAxisVal", "followingViewWidth",
+             "sidebarDimension"},
     "paths": {"value", "label", "enabled", "color", "timestampMethod"},
-    "RawMessages": {"topicPath", "diffEnabled", "diffMethod", "diffTopicPath", "showFullMessageForDiff"},
+    "RawMessages": {"topicPath", "diffEnabled", "diffMethod", "diffTopicPath", "showFullMessageForDiff", "expansion"},
+    "expansion": {"header"},
     "DiagnosticSummary": {"minLevel", "pinnedIds", "hardwareIdFilter", "topicToRender", "sortByLevel"},
 }  # fmt: skip
 CHOICES = {"timestampMethod": {"receiveTime", "headerStamp"}, "legendDisplay": {"floating", "top", "left", "none"},
            "xAxisVal": {"timestamp", "index", "custom", "currentCustom"}, "diffMethod": {"custom", "previous message"},
-           "direction": {"row", "column"}}  # fmt: skip
+           "direction": {"row", "column"}, "header": {"c", "e"}}  # fmt: skip
 
 
 def definitions(text: str) -> dict[str, list[str]]:
@@ -98,7 +101,7 @@ def test_pictures_are_those_of_the_task_and_other_panels_have_their_topics():
 
 def test_settings_have_the_names_and_choices_that_foxglove_knows():
     def check(kind: str, settings: dict) -> None:
-        assert set(settings) <= KNOWN[kind] | {"foxglovePanelTitle"}, kind
+        assert set(settings) <= KNOWN[kind] | TITLES, kind
         for name, value in settings.items():
             assert name not in CHOICES or value in CHOICES[name], f"{kind}.{name}: {value}"
             for part in value if isinstance(value, list) else [value]:
@@ -115,6 +118,7 @@ def test_settings_have_the_names_and_choices_that_foxglove_knows():
     assert set(LAYOUT) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
     for name, settings in LAYOUT["configById"].items():
         check(name.split("!")[0], settings)
+        assert len({settings[title] for title in TITLES}) == 1, f"{name}: two titles"
     place(LAYOUT["layout"])
 
 

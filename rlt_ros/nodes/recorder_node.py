@@ -26,8 +26,8 @@ from rlt_ros.sim.task import load_task, task_file
 # Written down as they come. Best effort where the publisher has many: nobody may wait for a recorder.
 TOPICS = MappingProxyType(
     {
-        "episode/state": (EpisodeState, qos.STATE),
-        "safety/state": (SafetyState, qos.STATE),
+        "episode/state": (EpisodeState, qos.HISTORY),
+        "safety/state": (SafetyState, qos.HISTORY),
         "learner/status": (LearnerStatus, qos.EVENT),
         "proprio": (Proprio, qos.RECORD),
         "vla/reference": (ActionChunk, qos.RECORD),

@@ -10,6 +10,8 @@ SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durabili
 COMMAND = QoSProfile(depth=1, reliability=_RELIABLE, durability=_VOLATILE)
 # States and weights: whoever joins late gets the newest at once.
 STATE = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# States for whoever records them: hears the same publishers, but one that lasted a tick is not overwritten by the next.
+HISTORY = QoSProfile(depth=100, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # Transitions: none may be lost, so the queue is long; it is bounded, and the learner asks again for what it missed.
 REPLAY = QoSProfile(depth=1000, reliability=_RELIABLE, durability=_VOLATILE)
 # Sensor data for whoever records it: hears the same publishers, but a pause of its process loses nothing.
@@ -17,7 +19,8 @@ RECORD = QoSProfile(depth=500, reliability=ReliabilityPolicy.BEST_EFFORT, durabi
 # Diagnostics, gamepad, requests: reliable and few.
 EVENT = QoSProfile(depth=10, reliability=_RELIABLE, durability=_VOLATILE)
 
-PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "replay": REPLAY, "record": RECORD, "event": EVENT}
+PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "history": HISTORY, "replay": REPLAY,
+            "record": RECORD, "event": EVENT}  # fmt: skip
 
 
 def named(name: str) -> QoSProfile:

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.data.recording import read_recording
-from rlt_ros.msg import ActionChunk, EpisodeState, Proprio
+from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.nodes.recorder_node import RecorderNode
 from rlt_ros.ros import qos
@@ -70,6 +70,20 @@ def test_images_phases_and_actions_of_a_session_are_read_back(graph, peer, start
     assert len(found["/proprio"]) > 0.8 * len(sent) and "/diagnostics" in found
     times = [log_ns for _, log_ns, _ in found["/proprio"]]
     assert times == sorted(times) and abs(times[-1] - time.time_ns()) < 60e9
+
+
+def test_a_hold_of_one_tick_is_recorded_although_the_recorder_was_busy(graph, peer, start, stop, tmp_path):
+    recorder = start(RecorderNode, task="ethernet", session=str(tmp_path))
+    states = peer.say(SafetyState, "safety/state", qos.STATE)
+    wanted, kept, add = ["", "force", ""], [], recorder.recording.add
+    recorder.recording.add = lambda topic, *rest: (add(topic, *rest), kept.append(topic))
+    for reason in wanted:
+        states(SafetyState(header=header(time.time_ns()), holding=bool(reason), reason=reason))
+    graph.spin_until(lambda: kept.count("/safety/state") == len(wanted), "the states")
+    stop(recorder)
+    found = [deserialize_message(data, SafetyState).reason
+             for topic, *_, data in read_recording(tmp_path / "recording") if topic == "/safety/state"]  # fmt: skip
+    assert found == wanted
 
 
 def test_a_malformed_picture_is_dropped_and_the_next_is_recorded(graph, peer, start, stop, tmp_path):

@@ -12,6 +12,7 @@ def test_profiles_have_the_promised_depth_and_reliability() -> None:
     assert table["sensor"] == (5, ReliabilityPolicy.BEST_EFFORT, volatile)
     assert table["command"] == (1, reliable, volatile)
     assert table["state"] == (1, reliable, DurabilityPolicy.TRANSIENT_LOCAL)
+    assert table["history"] == (100, reliable, DurabilityPolicy.TRANSIENT_LOCAL)
     assert table["replay"] == (1000, reliable, volatile)
 
 
