@@ -39,9 +39,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ros() -> Iterator[None]:
-    """rclpy, initialised once for the whole run."""
+    """rclpy, initialised once a file: a DDS participant that has gone deaf to newcomers, as now and then one of hundreds of
+    tests did, is then that of one file."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
