@@ -41,14 +41,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module")
 def ros() -> Iterator[None]:
-    """rclpy, initialised once a file: a DDS participant that has gone deaf to newcomers, as now and then one of hundreds of
-    tests did, is then that of one file."""
+    """rclpy, initialised once a file: a DDS participant that has grown deaf to newcomers, as now and then that of
+    hundreds of tests did, is then one file's."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
     rclpy.init(args=["pytest"], signal_handler_options=SignalHandlerOptions.NO)
     yield
     rclpy.try_shutdown()
+
+
+def _sockets() -> str:
+    """This process's UDP sockets: port, bytes that nobody has read, datagrams that found no room."""
+    own = {os.stat(entry.path).st_ino for entry in os.scandir("/proc/self/fd") if os.path.exists(entry.path)}
+    rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    found = [(int(row[1][-4:], 16), int(row[4].partition(":")[2], 16), row[-1]) for row in rows if int(row[9]) in own]
+    return ", ".join(f"{port} {unread} unread {lost} lost" for port, unread, lost in sorted(found)) or "none"
 
 
 class Graph:
@@ -73,7 +81,7 @@ class Graph:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail(f"waited {timeout_s} s for {what() if callable(what) else what}")
+                pytest.fail(f"waited {timeout_s} s for {what() if callable(what) else what}; UDP: {_sockets()}")
             self.executor.spin_once(0.02)
 
     def close(self) -> None:
