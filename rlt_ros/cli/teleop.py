@@ -23,6 +23,7 @@ import argparse
 import os
 import select
 import signal
+import stat
 import sys
 import termios
 import threading
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
             teleop.steer(sys.stdin.fileno())
     except TerminalGone:
         teleop.stop()
+        say_no_more()
         raise
     finally:
         if teleop is not None:
@@ -302,6 +304,14 @@ def say(text: str) -> None:
         print(text, end="", flush=True)
     except OSError:
         raise TerminalGone("the terminal has gone: emergency stop") from None
+
+
+def say_no_more() -> None:
+    """What could not be written to the terminal would fail again at the end, and change the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # a file that it is redirected to stays
+            os.dup2(nowhere, stream.fileno())
 
 
 def read_keys(fd: int) -> list[str]:
