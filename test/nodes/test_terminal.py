@@ -263,17 +263,6 @@ def test_terminal_that_is_closed_stops_the_robot(graph, scene, terminal):
     assert t.ended() == 1
 
 
-def test_what_a_closed_terminal_did_not_take_leaves_the_exit_code_alone(python):
-    master, slave = pty.openpty()
-    code = ("import sys; from rlt_ros.cli.teleop import TerminalGone, say, say_no_more; sys.stdin.readline()\n"
-            "try: say('gone')\nexcept TerminalGone: say_no_more(); sys.exit(1)\nsys.exit(0)")
-    process = subprocess.Popen([python, "-c", code], stdin=subprocess.PIPE, stdout=slave, stderr=slave)
-    os.close(slave)
-    os.close(master)
-    process.communicate(b"\n", timeout=20.0)
-    assert process.returncode == 1  # 120 where the rest is written again
-
-
 def test_program_that_is_killed_ends_the_intervention(graph, scene, terminal):
     s = scene()
     t = terminal()
