@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PI0Config, PI0ForConditionalGeneration
 
+from rlt_ros.bench.training import counted
 from rlt_ros.core.rl_token import RLToken, TokenConfig
 from rlt_ros.training.embeddings import move
 from rlt_ros.training.token import heads
@@ -64,7 +64,8 @@ def main() -> int:
             for name, part in parts.items():
                 seconds[name].append(timed(part, device))
     size = lambda module: sum(p.numel() for p in module.parameters()) / 1e9  # noqa: E731
-    encoder = sum(p.numel() for name, p in token.named_parameters() if not name.startswith(("decoder", "head", "action")))
+    thrown_away = ("decoder", "head", "action")  # after training
+    encoder = sum(p.numel() for name, p in token.named_parameters() if not name.startswith(thrown_away))
     print(f"π0: {size(vla):.2f} B parameters, {vla.image_tokens} embeddings of {vla.embedding_dim}; encoder:"
           f" {encoder / 1e9:.3f} B parameters, {args.layers} layers of {width}")
     report("TFLOP", {name: value / 1e12 for name, value in flops.items()})
@@ -77,12 +78,6 @@ def report(unit: str, found: dict[str, float]) -> None:
     share = found["encoder"] / (found["prefix"] + found["flow"])
     parts = ", ".join(f"{name} {value:.4g} {unit}" for name, value in found.items())
     print(f"{parts}; encoder over prefix and flow: {share:.4f}")
-
-
-def counted(part) -> int:
-    with FlopCounterMode(display=False) as counter:
-        part()
-    return counter.get_total_flops()
 
 
 def timed(part, device: torch.device) -> float:
