@@ -12,6 +12,8 @@ from rlt_ros.core.transition import Transition
 
 # Ticks that are kept while no episode runs: hand-over is heard of a little after the robot already acts on it.
 HISTORY_TICKS = 500
+# What is held back for longer is forgotten, so that memory is bounded: 10 min at 50 Hz, 20 MB.
+KEPT_TICKS = 30_000
 
 
 class _Missing(Exception):
@@ -99,9 +101,13 @@ class EpisodeRecorder:
         self._over_since = None
 
     def hold_back(self, tick: int) -> None:
-        """The episode is over since `tick`, how is not certain yet: nothing that the outcome touches is given out."""
+        """The episode may be over since `tick`: nothing that its outcome could touch is given out until it is known."""
         if self._recording and self._outcome is Outcome.NONE:
             self._over_since = tick
+
+    def go_on(self) -> None:
+        """The episode is not over: what was held back is given out.  What is older than KEPT_TICKS is lost by then."""
+        self._over_since = None
 
     def end(self, tick: int, outcome: Outcome) -> None:
         """The episode ended at `tick`.  Without begin() this does nothing."""
@@ -226,7 +232,7 @@ class EpisodeRecorder:
 
     def _forget(self) -> None:
         oldest = min(self._state_tick, self._newest) if self._recording else self._newest
-        oldest -= self._history
+        oldest = max(oldest, self._newest - KEPT_TICKS) - self._history
         if len(self._proprio) + len(self._executed) < 4 * self._history:
             return  # now and then is enough
         for stream in (self._proprio, self._executed, self._planned):

@@ -44,7 +44,7 @@ class ReplayNode(RltNode):
     class Parameters(SharedParameters):
         stride: int = parameter(2, "ticks between stored states", unit="ticks", low=1)
         episode_timeout_s: float = parameter(
-            1.0, "episode/state (5 Hz) silent for longer: the episode is lost, its tail dropped", unit="s", low=0.3
+            1.0, "episode/state (5 Hz) silent for longer: nothing more is given out until it is heard", unit="s", low=0.3
         )
         sync_ms: int = parameter(
             200,
@@ -139,6 +139,8 @@ class ReplayNode(RltNode):
             self.interventions = self.human_steps = self.policy_version = 0
             self.recorder.begin(msg.episode, msg.start_tick, msg.critical_tick)
         self.critical = msg.phase == Phase.CRITICAL
+        if self.critical:
+            self.recorder.go_on()  # after a silence in which it might have ended
         if msg.phase == Phase.ENDED and self.recorded(msg):
             self.recorder.hold_back(msg.end_tick)
         self.labelled = None
@@ -194,7 +196,7 @@ class ReplayNode(RltNode):
     def send(self) -> None:
         if self.now_s() - self.heard_s > self.params.episode_timeout_s:
             self.commit()  # a label that was given is not lost with the node that took it
-            self.lose_episode()
+            self.recorder.hold_back(self.heard_tick)
         self.waiting.extend(self.recorder.ready())
         while len(self.waiting) > WAITING and self.problem:
             self.waiting.popleft()

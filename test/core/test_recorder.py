@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rlt_ros.core import recorder
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.episode import Outcome
 from rlt_ros.core.observations import TokenFrame
@@ -393,3 +394,35 @@ def test_an_outcome_that_is_not_certain_is_waited_for_as_long_as_it_takes():
 def test_an_uncertain_end_that_was_an_abort_drops_the_tail():
     out = [transition for _, transition in run_uncertain(250, Outcome.ABORTED)]
     assert max(t.tick for t in out) == 150 and not any(t.rewards.any() or t.terminated for t in out)
+
+
+def test_an_end_that_was_none_gives_out_what_was_held_back():
+    prompt, _ = run(end=160)
+    world = World(160)
+    out = []
+    for t in range(START, 181):
+        world.tick(t)
+        if t == CRITICAL:
+            world.recorder.begin(1, START, CRITICAL)
+        if t == 120:
+            world.recorder.hold_back(120)
+        out += world.recorder.ready()
+        if t == 150:
+            assert max(transition.tick for transition in out) == 108
+            world.recorder.go_on()
+        if t == 160:
+            world.recorder.end(160, Outcome.SUCCESS)
+    assert [transition.tick for transition in out] == list(prompt)
+    assert sum(transition.rewards.sum() for transition in out) == sum(t.rewards.sum() for t in prompt.values())
+
+
+def test_what_is_held_back_for_hours_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(recorder, "KEPT_TICKS", 3000)
+    world = World(10**9)
+    world.recorder.begin(1, START, CRITICAL)
+    for t in range(9_000):
+        world.tick(t)
+        if t == 200:
+            world.recorder.hold_back(200)
+        world.recorder.ready()
+    assert len(world.recorder._proprio) < 5500

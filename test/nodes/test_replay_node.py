@@ -212,12 +212,24 @@ def test_outcome_of_the_next_episode_is_no_reward_for_a_lost_one(graph, start, s
     assert listed.critical_steps == STEPS
 
 
-def test_silence_of_the_episode_node_ends_the_recording_without_an_outcome(graph, start, streams):
-    node = start(ReplayNode, episode_timeout_s=0.5)
+def test_silence_of_the_episode_node_costs_nothing_when_it_speaks_again(graph, start, streams, tmp_path):
+    """As where the computer stands still for a second: the episode goes on, and its outcome counts."""
+    node = start(ReplayNode, session=str(tmp_path), episode_timeout_s=0.5)
     s = streams()
-    s.episodes(s.peer.episode(Phase.CRITICAL, start_tick=1000, critical_tick=1020))
-    graph.spin_until(lambda: node.recorder._recording, "the beginning")
-    graph.spin_until(lambda: node.recorder._outcome is Outcome.ABORTED, "the loss", timeout_s=5.0)
+    episode = {"episode": 1, "start_tick": 1000, "critical_tick": 1020}
+    s.episodes(s.peer.episode(Phase.CRITICAL, **episode))
+    graph.spin_until(lambda: node.critical, "the episode")
+    node.heard_tick = 1050
+    graph.spin_until(lambda: node.recorder._over_since == 1050, "the silence")
+    s.stream(graph, 1000, 1020 + STEPS)
+    graph.spin_until(lambda: bool(s.heard) and s.heard[-1].tick == 1038, "what the end could not touch")
+    assert len(s.heard) == 10
+    s.episodes(s.peer.episode(Phase.CRITICAL, **episode))
+    graph.spin_until(lambda: len(s.heard) > 10, "what comes after the silence")
+    s.episodes(s.peer.episode(Phase.ENDED, end_tick=1020 + STEPS, outcome=Outcome.SUCCESS, **episode))
+    graph.spin_until(lambda: bool(read_episodes(tmp_path)) and len(s.heard) == STEPS // 2, "the whole episode")
+    assert [msg.tick for msg in s.heard] == list(range(1020, 1020 + STEPS, 2))
+    assert s.heard[-1].rewards[s.heard[-1].steps - 1] == 1.0
 
 
 def test_messages_of_another_size_are_dropped_and_spoil_nothing(graph, start, streams, peer):
@@ -254,7 +266,7 @@ class Flood:
 
     def __init__(self, node: ReplayNode, per_call: int) -> None:
         self.made, self.per_call, self.skipped = 0, per_call, {}
-        self.end = node.recorder.end
+        self.end, self.hold_back = node.recorder.end, node.recorder.hold_back
         node.recorder = self
 
     def ready(self) -> list[Recorded]:
