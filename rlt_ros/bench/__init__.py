@@ -9,6 +9,7 @@ import gc
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,12 +24,19 @@ def machine() -> dict:
     return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
 
 
+def stage(text: str) -> None:
+    """Say on standard error what is measured from now on, as benchmarks take minutes."""
+    print(f"{time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
 def in_turns(contestants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each call: a, b, c, a, b, c ... so that what slows the machine down slows all of them."""
     gc.collect()
     gc.freeze()  # as every node does: torch's million objects are not searched for garbage in the middle of a turn
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for turn in range(rounds):
+        if len(contestants) > 1:
+            stage(f"turn {turn + 1} of {rounds}: {', '.join(contestants)}")
         for name, call in contestants.items():
             start = time.perf_counter()
             call()

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlt_ros.bench import stage
 from rlt_ros.ros import processes
 
 # Hyper-parameters with which the learner never trains, and with which it always does.
@@ -55,11 +56,14 @@ def measure(args: argparse.Namespace) -> dict:
     stay_here()
     with tempfile.TemporaryDirectory() as folder:
         if args.rate:
+            stage(f"the loop alone for {args.minutes:g} min")
             found = at_rate(args, Path(folder) / "alone", loaded=False)
             if args.learner:
+                stage(f"beside VLA and learner for {args.minutes:g} min")
                 found["loaded"] = at_rate(args, Path(folder) / "loaded", loaded=True)
                 found["loaded"]["learner_alone_updates_per_s"] = learner_alone(args)
             return found
+        stage(f"a practice of {args.minutes:g} min of critical phase")
         found = practise(args, args.session or Path(folder) / "session")
         turns: dict[str, list[dict]] = {"idle": [], "full": []}
         for turn in range(TURNS if args.learner else 0):
@@ -68,6 +72,7 @@ def measure(args: argparse.Namespace) -> dict:
                 write_learner(session, td3)
                 if td3 is FULL:
                     write_journal(session, args)
+                stage(f"practice {turn + 1} of {TURNS} with the learner {name}")
                 turns[name].append(practise(args, session))
     for name, each in turns.items():
         if each:

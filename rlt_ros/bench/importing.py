@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlt_ros.bench import stage
 from rlt_ros.bench.control import descendants, memory_mb
 from rlt_ros.data.lerobot import DATA, EPISODES, INFO, STATS, TASKS, VERSION, VIDEOS
 from rlt_ros.data.mapping import Mapping, load_mapping
@@ -46,11 +47,14 @@ def measure(args: argparse.Namespace) -> dict:
     mapping = load_mapping(Path(MAPPING))
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         root = Path(folder) / "dataset"
+        stage(f"writing a dataset of {args.minutes:g} min")
         episodes = write_dataset(root, mapping, args.minutes, args.codec)
+        stage(f"importing {episodes} episodes")
         found = run_import(root, Path(folder) / "out", args.processes)
         videos = sorted(root.glob("videos/*/*/*.mp4"))
         size = sum(path.stat().st_size for path in videos)
         jobs = [(path, *within(path, episodes, mapping.every)) for path in videos]
+        stage(f"import took {found['seconds']:.0f} s; decoding alone, which takes a little more")
         needed, everything = decode(jobs, args.processes)
     pictures = len(range(0, EPISODE_S * FPS, mapping.every)) * episodes * len(mapping.cameras)
     hours = episodes * EPISODE_S / 3600

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlt_ros.bench import in_turns, ratio
+from rlt_ros.bench import in_turns, ratio, stage
 
 # A vision tower as SigLIP's base, a language trunk of 8 layers of 1024. The action expert plays no part; it is small.
 LARGE = {
@@ -40,6 +40,7 @@ def measure(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         for name, vla, size, width in (("small", small, "small", 0), ("large", big, "large", 0),
                                        ("large_narrow", big, "large", NARROW)):  # fmt: skip
+            stage(f"{name} VLA")
             figures = compare(vla, BATCH[size], width, Path(folder) / size, args.rounds)
             found |= {f"{name}_{key}": value for key, value in figures.items()}
     return found

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure; return the exit code."""
-    from rlt_ros.bench import machine
+    from rlt_ros.bench import machine, stage
     from rlt_ros.cli.main import UsageError
     from rlt_ros.ros import priority, processes
 
@@ -108,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         own.seconds = args.seconds or SECONDS.get(name)
         own.minutes = args.minutes or minutes.get(name)
         own.rounds = args.rounds or ROUNDS.get(name)
+        stage(f"benchmark {name}")
         found = importlib.import_module(f"rlt_ros.bench.{MODULES.get(name, name)}").measure(own)
         metrics |= {f"{name}.{key}" if len(names) > 1 else key: value for key, value in found.items()}
     result = {"name": args.name, "metrics": metrics, "realtime": args.realtime, "machine": machine()}

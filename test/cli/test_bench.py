@@ -120,7 +120,7 @@ def test_import_that_fails_says_why(tmp_path):
 
 def test_weights_are_followed_from_publish_to_use_over_dds(python):
     code = "import sys; from rlt_ros.cli.main import main; sys.exit(main())"
-    arguments = ("--seconds", "3", "--hz", "5", "--batch", "8", "--burners", "1", "--token", "8")
+    arguments = ("--seconds", "6", "--hz", "5", "--batch", "8", "--burners", "1", "--token", "8")
     result = subprocess.run(  # in a process of its own, as it takes a ROS domain of its own
         [python, "-c", code, "bench", "weights", *arguments], capture_output=True, text=True, timeout=200, check=False
     )
@@ -140,6 +140,7 @@ def in_a_process(python, *arguments: str) -> dict:
     command = [python, "-c", code, "bench", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert result.returncode == 0, result.stderr
+    assert f"benchmark {arguments[0]}" in result.stderr  # who waits is told what for
     return json.loads(result.stdout)["metrics"]
 
 
