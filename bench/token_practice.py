@@ -86,12 +86,14 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=50, help="of each evaluation (default: 50)")
     parser.add_argument("--resnet-steps", type=int, default=400, help="of 32 pictures (default: 400)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--part", default="0/1", metavar="K/N", help="every N-th run from the K-th on (default: all)")
+    parser.add_argument("--part", default="0/1", metavar="K/N", help="every N-th run from the K-th on; the first is 0")
     parser.add_argument("--table", action="store_true", help="only print what there is")
     args = parser.parse_args()
 
     args.folder.mkdir(parents=True, exist_ok=True)
     part, parts = (int(n) for n in args.part.split("/"))
+    if not 0 <= part < parts:
+        parser.error(f"--part {args.part}: expected K/N with K from 0 to {parts - 1}")
     jobs = [(kind, seed) for seed in args.seeds for kind in KINDS]
     torch.set_num_threads(1)
     for kind, seed in () if args.table else jobs[part::parts]:
