@@ -35,6 +35,8 @@ os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(Path(__file__).with_name("fast
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A background job of a script ignores Ctrl-C, and so would all processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Whoever started the tests may have a real-time priority: those who wait would starve those for whom they wait.
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 ROOT = Path(__file__).resolve().parents[1]
 

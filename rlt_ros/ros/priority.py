@@ -74,6 +74,13 @@ def _set_slice(thread: int, kind: Kind) -> None:
         raise OSError("sched_setattr was refused")
 
 
+def leave_realtime() -> None:
+    """Take back a real-time priority that this thread has from whoever started the process: a start computes for
+    seconds, before which, at such a priority, whoever moves the robot already would have to wait."""
+    if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def realtime_allowed(priority: int) -> bool:
     """Try SCHED_FIFO in a thread that ends with it: limits, capabilities and sandboxes all have a say."""
     allowed = []

@@ -17,6 +17,8 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from rlt_ros.ros import priority
+
 if TYPE_CHECKING:
     from rlt_ros.ros.node import RltNode
 
@@ -54,6 +56,7 @@ def main(name: str, argv: list[str] | None = None) -> int:
     """Run the node of rlt_ros/nodes/<name>.py until it is told to stop; return the exit code."""
     stop = _Stop()
     _end_with_parent()
+    priority.leave_realtime()  # the parameters say who has one, once it is active
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from rlt_ros.ros.node import RltNode

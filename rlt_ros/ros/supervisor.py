@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlt_ros.core.gamepad import load_layout
-from rlt_ros.ros import processes
+from rlt_ros.ros import priority, processes
 from rlt_ros.ros.zygote import Copy, Zygote
 
 
@@ -125,6 +125,7 @@ class Supervisor:
     def start(self) -> None:
         """Start what does not run; OSError when a command cannot be started."""
         self._log_dir.mkdir(parents=True, exist_ok=True)
+        priority.leave_realtime()  # who starts is not in a hurry, and whom it starts inherits
         for i, command in enumerate(self._commands):
             if command.name not in self._running:
                 self._running[command.name] = self._spawn(command)

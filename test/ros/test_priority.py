@@ -32,6 +32,18 @@ def test_the_background_yields_to_the_ordinary_and_that_to_control() -> None:
     assert state_of("control") == (os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0))
 
 
+def test_real_time_priority_of_whoever_started_the_process_is_left() -> None:
+    if not priority.realtime_allowed(1):
+        pytest.skip("SCHED_FIFO is not allowed here; `rlt doctor` says how to allow it")
+
+    def left() -> int:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        priority.leave_realtime()
+        return os.sched_getscheduler(0)
+
+    assert in_thread(left) == os.SCHED_OTHER
+
+
 def test_unknown_kind_is_an_error() -> None:
     with pytest.raises(KeyError):
         priority.apply("urgent")
