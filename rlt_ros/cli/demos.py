@@ -14,6 +14,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from dataclasses import replace
 from datetime import datetime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 SIMULATED = "simulated"
+MOST_PROCESSES = 4  # a hundred MB each
 _EXAMPLES = {
     "record": """examples:
   rlt demos record --task ethernet --episodes 400            # the scripted demonstrator, into demos/ethernet
@@ -101,7 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     importing.add_argument("--skip", type=int, nargs="+", default=[], metavar="N", help="leave these out, as errors say")
     importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
-    importing.add_argument("--processes", type=int, default=2, help="lerobot: processes that decode (default: 2)")
+    importing.add_argument(
+        "--processes", type=int, default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))),
+        help=f"lerobot: processes that decode (default: one a core, {MOST_PROCESSES} at most)",
+    )  # fmt: skip
     export = command("export", "export demonstrations into another format")
     export.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
     export.add_argument("--to", dest="format", choices=("lerobot",), required=True, help="format to write")
