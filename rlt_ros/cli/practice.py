@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def interrupt(_number: int, _frame: object) -> None:
-    """Handle a signal: raise KeyboardInterrupt, and remember it, for what is raised within a callback can get lost."""
+    """Handle a signal: raise KeyboardInterrupt, and remember it, as within rclpy it gets lost or another."""
     interrupt.came = True
     raise KeyboardInterrupt
 
@@ -233,6 +233,10 @@ def run_graph(start: list, log: Path, episodes: int, minutes: float, ended: Call
                     raise KeyboardInterrupt
                 shown.show(watch.picture)
                 dead = supervisor.dead()
+    except Exception as error:
+        if not interrupt.came:
+            raise
+        raise KeyboardInterrupt from error  # what rclpy made of the one that was raised within it
     finally:
         # Whoever presses twice must not leave processes behind.
         handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}

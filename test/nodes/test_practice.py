@@ -164,6 +164,26 @@ Display.show = shown
 """
 
 
+# And at one when it becomes another exception, as within pybind11.
+CHANGE = """
+import os, signal
+from rlt_ros.cli.practice import Display
+def shown(self, picture):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+    except KeyboardInterrupt as error:
+        raise RuntimeError("Unable to convert call argument") from error
+Display.show = shown
+"""
+
+
+def test_an_interruption_that_became_another_exception_is_one(practise):
+    code, output = practise(before=CHANGE).end()
+    assert code == 130 and "the session is kept" in output, output
+
+
 def test_an_interruption_is_not_lost_where_its_exception_is(practise):
     practice = practise(before=LOSE)
     code, output = practice.end()
