@@ -101,9 +101,10 @@ class EpisodeRecorder:
         self._over_since = None
 
     def hold_back(self, tick: int) -> None:
-        """The episode may be over since `tick`: nothing that its outcome could touch is given out until it is known."""
+        """The episode may be over since `tick`: nothing that its outcome could touch is given out until it is known.
+        Of several the earliest counts."""
         if self._recording and self._outcome is Outcome.NONE:
-            self._over_since = tick
+            self._over_since = tick if self._over_since is None else min(tick, self._over_since)
 
     def go_on(self) -> None:
         """The episode is not over: what was held back is given out.  What is older than KEPT_TICKS is lost by then."""

@@ -375,6 +375,8 @@ def run_uncertain(certain_at, outcome):
             world.recorder.begin(1, START, CRITICAL)
         if t == 161:
             world.recorder.hold_back(160)
+        if t == 200:  # whoever knows of the end falls silent, before one knows how it was
+            world.recorder.hold_back(199)
         if t == certain_at:
             world.recorder.end(160, outcome)
         yield from ((t, transition) for transition in world.recorder.ready())
