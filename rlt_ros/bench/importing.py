@@ -54,7 +54,7 @@ def measure(args: argparse.Namespace) -> dict:
         videos = sorted(root.glob("videos/*/*/*.mp4"))
         size = sum(path.stat().st_size for path in videos)
         jobs = [(path, *within(path, episodes, mapping.every)) for path in videos]
-        stage(f"import took {found['seconds']:.0f} s; decoding alone, which takes a little more")
+        stage(f"import took {found['seconds']:.0f} s; decoding alone, which takes up to twice as long")
         needed, everything = decode(jobs, args.processes)
     pictures = len(range(0, EPISODE_S * FPS, mapping.every)) * episodes * len(mapping.cameras)
     hours = episodes * EPISODE_S / 3600
