@@ -357,7 +357,7 @@ class Player:
             self.commands += 1
             self.held += msg.source == Source.HOLD
 
-        node.create_subscription(ActionChunk, "command/executed", on_executed, qos.COMMAND)
+        node.create_subscription(ActionChunk, "command/executed", on_executed, qos.NEWEST)
 
     def run(self, seconds: float, bare: BareLoop, loaded: bool) -> dict:
         """Go for so long after everything runs."""

@@ -89,7 +89,7 @@ class Bench:
         self.readings = [Joy(axes=axes, buttons=buttons) for axes, buttons in (
             pad.reading({}, ()), pad.reading({"x": 0.5}, ("deadman",)))]  # fmt: skip
         self.joy = self.node.create_publisher(Joy, "joy", qos.EVENT)
-        self.node.create_subscription(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
+        self.node.create_subscription(ActionChunk, "command/executed", self.on_executed, qos.NEWEST)
         self.node.create_subscription(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.ms: dict[str, list[float]] = defaultdict(list)
         self.down, self.asked_s = False, 0.0  # whether the dead-man is, and when that changed

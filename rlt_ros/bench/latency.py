@@ -115,7 +115,7 @@ class Bench:
         self.ms: dict[str, list[float]] = defaultdict(list)
         self.measuring, self.acting, self.unanswered = False, 0, 0
         for way, topic in (("chain", "command/executed"), ("hops", "bench/executed"), ("ping", "bench/pong")):
-            self.node.create_subscription(ActionChunk, topic, self.hearing(way), qos.COMMAND)
+            self.node.create_subscription(ActionChunk, topic, self.hearing(way), qos.NEWEST)
         self.executor = EventsExecutor()
         self.executor.add_node(self.node)
 

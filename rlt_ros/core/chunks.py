@@ -1,8 +1,8 @@
 """Action chunks on the grid of the control clock: what every part that moves the robot exchanges."""
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from math import isfinite
 
 import numpy as np
 
@@ -26,6 +26,12 @@ class ControlClock:
         return int(tick) * self.period_ns
 
 
+def all_finite(values: np.ndarray) -> bool:
+    """Whether every number of a float array is finite; in a third of the time of np.isfinite(values).all()."""
+    flat = values.ravel()
+    return isfinite(flat.dot(flat)) or bool(np.isfinite(values).all())  # the product of large ones may overflow
+
+
 class Source(IntEnum):
     """Who chose an action."""
 
@@ -35,37 +41,73 @@ class Source(IntEnum):
     HUMAN = 3
 
 
-@dataclass(frozen=True, eq=False)
+Rows = tuple[tuple[float, ...], ...]
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 class Chunk:
-    """Actions for consecutive control ticks.
+    """Actions for consecutive control ticks; not to be changed after it was made.
 
     actions: float32 [T, A], normalised (-1..1 is the task's action scale per tick); T may be 0 (a release).
-    tick: tick of actions[0].  observation_tick: tick of the frame that the actions were computed from.
-    The array is copied and made read-only.  Raises ValueError on a wrong shape or non-finite values.
+    rows: the same as Python's numbers.  tick: tick of actions[0].  observation_tick: tick of the frame that the actions
+    were computed from.  Raises ValueError on a wrong shape or non-finite values.
+
+    A control tick handles a dozen numbers, for which numpy takes several times as long as tuples do, most of all in a
+    process that has just been woken.  So a chunk keeps the form that it was given, and makes the other when asked.
     """
 
-    tick: int
-    actions: np.ndarray
-    observation_tick: int
-    source: Source
-    episode: int = 0
-    policy_version: int = 0
+    __slots__ = ("tick", "observation_tick", "source", "episode", "policy_version", "steps", "action_dim", "_actions",
+                 "_rows")
 
-    def __post_init__(self) -> None:
-        actions = np.array(self.actions, dtype=np.float32)
+    def __init__(self, tick: int, actions: np.ndarray | Rows, observation_tick: int, source: Source, episode: int = 0,
+                 policy_version: int = 0) -> None:
+        """actions: anything that numpy takes, which is copied, or a tuple of tuples of Python's floats."""
+        self.tick = int(tick)
+        self.observation_tick = int(observation_tick)
+        self.source = source if type(source) is Source else Source(source)
+        self.episode, self.policy_version = episode, policy_version
+        if type(actions) is tuple and actions and type(actions[0]) is tuple:
+            self._take_rows(actions)
+        else:
+            self._take_array(np.array(actions, dtype=np.float32))
+
+    def _take_rows(self, rows: Rows) -> None:
+        self.steps, self.action_dim = len(rows), len(rows[0])
+        if not self.action_dim or any([len(row) != self.action_dim for row in rows]):
+            raise ValueError(f"chunk at tick {self.tick}: actions are rows of {[len(row) for row in rows]} numbers,"
+                             " expected [steps, action_dim]")
+        if not all([-_LARGEST <= value <= _LARGEST for row in rows for value in row]):  # false for NaN, too
+            raise self._not_finite()
+        self._rows, self._actions = rows, None
+
+    def _take_array(self, actions: np.ndarray) -> None:
         if actions.ndim != 2 or actions.shape[1] == 0:
             raise ValueError(f"chunk at tick {self.tick}: actions are {actions.shape}, expected [steps, action_dim]")
-        if not np.isfinite(actions).all():
-            raise ValueError(f"chunk at tick {self.tick}: actions are not finite; a chunk must be finite to be sent")
+        if not all_finite(actions):
+            raise self._not_finite()
         actions.flags.writeable = False
-        object.__setattr__(self, "actions", actions)
-        object.__setattr__(self, "tick", int(self.tick))
-        object.__setattr__(self, "observation_tick", int(self.observation_tick))
-        object.__setattr__(self, "source", Source(self.source))
+        self.steps, self.action_dim = actions.shape
+        self._actions, self._rows = actions, None
+
+    def _not_finite(self) -> ValueError:
+        return ValueError(f"chunk at tick {self.tick}: actions are not finite; a chunk must be finite to be sent")
 
     @property
-    def steps(self) -> int:
-        return self.actions.shape[0]
+    def actions(self) -> np.ndarray:
+        if self._actions is None:
+            self._actions = np.array(self._rows, dtype=np.float32)
+            self._actions.flags.writeable = False
+        return self._actions
+
+    @property
+    def rows(self) -> Rows:
+        if self._rows is None:
+            self._rows = tuple(map(tuple, self._actions.tolist()))
+        return self._rows
+
+    def __repr__(self) -> str:
+        return (f"Chunk({self.tick}..{self.end - 1} of {self.source.name}, observed at {self.observation_tick}, episode"
+                f" {self.episode}, policy {self.policy_version}: {self.rows})")
 
     @property
     def end(self) -> int:

@@ -6,7 +6,7 @@ from typing import Callable
 
 import numpy as np
 
-from rlt_ros.core.chunks import Chunk, Source
+from rlt_ros.core.chunks import Chunk, Rows, Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.joining import ramp
 from rlt_ros.core.observations import ReferenceBuffer, TokenBuffer, TokenFrame, rl_proprio
@@ -91,8 +91,8 @@ class Commander:
     # --- what comes in ----------------------------------------
 
     def add_reference(self, chunk: Chunk) -> None:
-        if chunk.actions.shape[1] != self.action_dim:
-            raise ValueError(f"reference: {chunk.actions.shape[1]} actions a step, expected {self.action_dim}")
+        if chunk.action_dim != self.action_dim:
+            raise ValueError(f"reference: {chunk.action_dim} actions a step, expected {self.action_dim}")
         self._references.add(chunk)
 
     def add_state(self, frame_tick: int, token: np.ndarray, proprio: np.ndarray) -> None:
@@ -143,9 +143,10 @@ class Commander:
             if self._plan is None or not self._plan.covers(tick) or tick % self.chunk_steps == 0:
                 self._plan = None  # stays so when planning fails: no going on past a boundary
                 self._plan = planned = self._new_plan(tick, proprio)
-            ahead = self._plan.slice(tick, min(self.lookahead_steps, self._plan.end - tick))
+            begin = tick - self._plan.tick
+            ahead = self._plan.rows[begin : begin + self.lookahead_steps]
             # At the end of a chunk its last action is repeated: it is the next one's computing that may come late.
-            ahead = np.concatenate((ahead, ahead[-1:].repeat(self.lookahead_steps - len(ahead), 0)))
+            ahead += ahead[-1:] * (self.lookahead_steps - len(ahead))
             return Command(self._chunk(tick, ahead, self._plan.observation_tick,
                                        self._plan.source, self._plan.policy_version), planned)
         except _Hold as hold:
@@ -201,5 +202,5 @@ class Commander:
             return np.zeros(self.action_dim, dtype=np.float32)
         return self._last.slice(tick - 1, 1)[0]
 
-    def _chunk(self, tick: int, actions: np.ndarray, observation_tick: int, source: Source, version: int) -> Chunk:
+    def _chunk(self, tick: int, actions: np.ndarray | Rows, observation_tick: int, source: Source, version: int) -> Chunk:
         return Chunk(tick, actions, observation_tick, source, self._episode, version)

@@ -303,6 +303,7 @@ class SafetyGate:
         self._chunk: Chunk | None = None
         self._received_s = -inf
         self._last = [0.0] * self.action_dim
+        self._still = ((0.0,) * self.action_dim,) * (1 + BRIDGED_TICKS)
         self._pushed_at: list[float] | None = None  # where the force came up
 
     # --- what comes in ----------------------------------------
@@ -313,7 +314,7 @@ class SafetyGate:
 
     def offer(self, chunk: Chunk, received_s: float) -> bool:
         """A candidate, with its receive time on the monotonic clock; False when it is refused (the last one stays)."""
-        if chunk.actions.shape[1] != self.action_dim:
+        if chunk.action_dim != self.action_dim:
             self.refuse("wrong_size")
             return False
         if chunk.steps == 0:
@@ -332,8 +333,8 @@ class SafetyGate:
 
     def add_reference(self, chunk: Chunk) -> None:
         """A chunk of the VLA, heard from itself; ValueError when it is of another size."""
-        if chunk.actions.shape[1] != self.action_dim:
-            raise ValueError(f"reference: {chunk.actions.shape[1]} actions a step, expected {self.action_dim}")
+        if chunk.action_dim != self.action_dim:
+            raise ValueError(f"reference: {chunk.action_dim} actions a step, expected {self.action_dim}")
         self._references.add(chunk)
 
     def hear_human(self, now_s: float) -> None:
@@ -355,14 +356,17 @@ class SafetyGate:
 
     # --- what goes out ----------------------------------------
 
-    def step(self, tick: int, now_s: float, proprio: np.ndarray | None, joints: np.ndarray | None = None) -> Chunk:
+    def step(self, tick: int, now_s: float, proprio: Sequence[float] | np.ndarray | None,
+             joints: np.ndarray | None = None) -> Chunk:
         """What the controller gets for `tick` and, as far as the candidate reaches, for the next BRIDGED_TICKS, should
         their own commands come late; zeros with source HOLD when anything is wrong.
 
-        now_s: monotonic clock.  proprio: float32 [P] now, joints: float64 [n] in the order of the guard's names; None
+        now_s: monotonic clock.  proprio: [P] now, SI, joints: float64 [n] in the order of the guard's names; None
         when missing or stale.
         """
         chunk, self.detail = self._chunk, ""
+        if isinstance(proprio, np.ndarray):
+            proprio = proprio.tolist()
         self.reason = self._why_hold(tick, now_s, proprio, joints)
         actions: list[list[float]] = []
         if not self.reason:
@@ -371,9 +375,9 @@ class SafetyGate:
         if self.reason:
             self._last = [0.0] * self.action_dim
             self.counts[self.reason] += 1
-            still = np.zeros((1 + BRIDGED_TICKS, self.action_dim), dtype=np.float32)
-            return Chunk(tick, still, tick, Source.HOLD, chunk.episode if chunk else 0)
-        return Chunk(tick, actions, chunk.observation_tick, chunk.source, chunk.episode, chunk.policy_version)
+            return Chunk(tick, self._still, tick, Source.HOLD, chunk.episode if chunk else 0)
+        return Chunk(tick, tuple(map(tuple, actions)), chunk.observation_tick, chunk.source, chunk.episode,
+                     chunk.policy_version)
 
     def _allowed(self, chunk: Chunk, tick: int, robot: _Robot) -> list[list[float]]:
         """The action of `tick` and those of the ticks after, each limited for where those before it will lead; none
@@ -394,7 +398,7 @@ class SafetyGate:
         self._last, self.counts, self.reason, self.detail = first, counts, "", ""
         return actions
 
-    def _why_hold(self, tick: int, now_s: float, proprio: np.ndarray | None, joints: np.ndarray | None) -> str:
+    def _why_hold(self, tick: int, now_s: float, proprio: Sequence[float] | None, joints: np.ndarray | None) -> str:
         chunk = self._chunk
         if self.stopped:
             return "estop"
@@ -412,7 +416,7 @@ class SafetyGate:
                 return "teleop_lost"
         elif self._running and now_s - self._episode_s > self.episode_timeout_s:
             return "episode_lost"
-        if proprio is None or len(proprio) < self.proprio_needed or not np.isfinite(proprio).all():
+        if proprio is None or len(proprio) < self.proprio_needed or not isfinite(sum(proprio)):
             return "no_proprio"
         if self.watch_joints and (self.joints is None or joints is None):
             self.detail = "joint states are missing or too old" if self.joints else "no robot description yet"
@@ -420,10 +424,10 @@ class SafetyGate:
         cause, self.detail = self.outside
         return cause
 
-    def _robot(self, proprio: np.ndarray, joints: np.ndarray | None) -> _Robot:
+    def _robot(self, proprio: Sequence[float], joints: np.ndarray | None) -> _Robot:
         limits, i = self.limits, self.limits.force_index
-        place = proprio[:3].tolist() if self.proprio_needed else []
-        force = proprio[i:i + 3].tolist() if limits.max_force is not None else []
+        place = list(proprio[:3]) if self.proprio_needed else []
+        force = list(proprio[i:i + 3]) if limits.max_force is not None else []
         if self.joints is None:
             return _Robot(place, force, [], [], 1.0)
         moves, share = self.joints.at(joints)
@@ -436,7 +440,7 @@ class SafetyGate:
 
     def _allow(self, chunk: Chunk, tick: int, robot: _Robot) -> list[float]:
         """The action of `tick`, limited; sets `reason` when it may not be carried out at all."""
-        wanted = chunk.actions[tick - chunk.tick].tolist()
+        wanted = list(chunk.rows[tick - chunk.tick])
         pushed = self._away_from_force(wanted, chunk.source, robot)
         if self.reason:
             return wanted
@@ -445,12 +449,12 @@ class SafetyGate:
         if pushed is not None:
             wanted = pushed
         elif chunk.source is Source.ACTOR and self.limits.max_deviation is not None:
-            found = self._references.at(tick, tick - self._references.max_age_ticks, 1)
+            found = self._references.covering(tick, tick - self._references.max_age_ticks, 1)
             if found is None:
                 self.reason = "no_reference"
                 return wanted
             far = self.limits.max_deviation
-            near = [min(max(a, r - far), r + far) for a, r in zip(wanted, found[1][0].tolist())]
+            near = [min(max(a, r - far), r + far) for a, r in zip(wanted, found.rows[tick - found.tick])]
             wanted = self._changed("deviation", wanted, near)
         return self._limit_joints(self._limit_workspace(self._limit_motion(wanted), robot), robot)
 

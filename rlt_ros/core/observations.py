@@ -109,7 +109,12 @@ class ReferenceBuffer(_ByTick):
 
     def at(self, tick: int, since_tick: int, steps: int, until: int | None = None) -> tuple[Chunk, np.ndarray] | None:
         """The newest usable chunk that covers tick .. tick+steps-1, and those actions, [steps, A]."""
+        chunk = self.covering(tick, since_tick, steps, until)
+        return None if chunk is None else (chunk, chunk.slice(tick, steps))
+
+    def covering(self, tick: int, since_tick: int, steps: int, until: int | None = None) -> Chunk | None:
+        """That chunk alone."""
         for chunk in self._usable(tick, since_tick, until):
             if chunk.covers(tick, steps):
-                return chunk, chunk.slice(tick, steps)
+                return chunk
         return None

@@ -13,10 +13,11 @@ from rlt_ros.core.networks import Actor
 from rlt_ros.core.weights import WeightsRejected, pack, read_key, sign, unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, packed, proprio_from_msg, state_from_msg
+from rlt_ros.ros.conversions import chunk_from_msg, packed, state_from_msg
 from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.wire import chunk_to_wire, proprio_from_wire
 from rlt_ros.sim.task import load_task
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
@@ -92,7 +93,7 @@ class ActorNode(RltNode):
         self.unusable = ""  # why the newest weights were refused
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
         self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
@@ -115,10 +116,10 @@ class ActorNode(RltNode):
     def on_parameters_(self) -> None:
         self.commander.exploration_std = self.params.exploration_std
 
-    def on_proprio(self, msg: Proprio) -> None:
-        tick, proprio = proprio_from_msg(msg, self.task.proprio_dim)
+    def on_proprio(self, data: bytes) -> None:
+        tick, proprio = proprio_from_wire(data, self.task.proprio_dim)
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
-        self.proprio_tick, self.proprio = tick, proprio
+        self.proprio_tick, self.proprio = tick, np.array(proprio, np.float32)
         self.proprio_s, now_ns = self.now_s(), self.now_ns()
         self.arrivals.append((now_ns - self.control.stamp_ns(tick)) / self.control.period_ns)
         self.act_if_known(self.control.tick(now_ns))
@@ -216,9 +217,9 @@ class ActorNode(RltNode):
             self.commander.set_phase(Phase.IDLE, self.episode.start_tick, self.episode.episode)
         self.behind += self.proprio_tick < tick
         command = self.commander.step(tick, self.proprio if fresh else None)
-        self.candidates.publish(chunk_to_msg(command.candidate, self.control))
+        self.candidates.publish(chunk_to_wire(command.candidate, self.control))
         if command.planned is not None:
-            self.chunks.publish(chunk_to_msg(command.planned, self.control))
+            self.chunks.publish(chunk_to_wire(command.planned, self.control))
         lost = f"episode/state is silent for more than {self.params.episode_timeout_s} s; is episode_node alive?"
         self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
         if not self.hold_reason or self.episode.phase not in RUNNING:

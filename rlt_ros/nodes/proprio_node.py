@@ -13,11 +13,12 @@ from rlt_ros.core.proprioception import ProprioAssembler
 from rlt_ros.core.streams import Troubles
 from rlt_ros.msg import Proprio
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import proprio_to_msg, stamp_ns
+from rlt_ros.ros.conversions import stamp_ns
 from rlt_ros.ros.ingest import add_reading
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.ros.robot import JointBook, load_arm
+from rlt_ros.ros.wire import proprio_to_wire
 from rlt_ros.sim.task import load_task
 
 
@@ -106,7 +107,7 @@ class ProprioNode(RltNode):
                 f" more than max_skew_s ({self.params.max_skew_s:g} s); look at that driver's rate and clock",
                 self.joined_s,
             )
-        self.output.publish(proprio_to_msg(values, self.control, ns))
+        self.output.publish(proprio_to_wire(values, self.control, ns))
 
     def report(self) -> None:
         now_s = self.now_s()

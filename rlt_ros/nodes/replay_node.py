@@ -95,7 +95,7 @@ class ReplayNode(RltNode):
         self.subscribe(ActionChunk, "vla/reference", lambda msg: self.recorder.add_reference(chunk(msg)), qos.REPLAY)
         self.subscribe(Proprio, "proprio", lambda msg: self.recorder.add_proprio(*proprio(msg)), qos.RECORD)
         self.subscribe(ActionChunk, "actor/chunk", lambda msg: self.recorder.add_planned(chunk(msg)), qos.REPLAY)
-        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
+        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.RECORD)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.subscribe(SafetyState, "safety/state", self.on_safety, qos.STATE)
         self.subscribe(UInt64, "replay/request", lambda msg: self.journal.rewind(msg.data), qos.EVENT)

@@ -12,10 +12,11 @@ from rlt_ros.core.episode import Phase
 from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.ros import outputs, qos
-from rlt_ros.ros.conversions import chunk_from_msg, chunk_to_msg, header, proprio_from_msg
+from rlt_ros.ros.conversions import chunk_from_msg, header
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
+from rlt_ros.ros.wire import chunk_from_wire, chunk_to_wire, proprio_from_wire
 from rlt_ros.sim.task import load_task
 
 # What the operator reads while one of these holds the robot; the others are part of every session.
@@ -88,15 +89,15 @@ class SafetyNode(RltNode):
             self.watch(urdf_text(p.arm.urdf))
         self.action_dim = task.action_dim
         self.outputs = outputs.make(self, task, self.book)
-        self.proprio: np.ndarray | None = None
+        self.proprio: tuple[float, ...] | None = None
         self.proprio_s = -np.inf
         self.proprio_tick = -1
         self.sent_tick = -1
         self.reported: tuple = ()
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
-        self.candidates = self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.COMMAND)
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.candidates = self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.NEWEST, raw=True)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
@@ -125,8 +126,8 @@ class SafetyNode(RltNode):
         tick = self.control.tick(self.now_ns())
         self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
 
-    def on_proprio(self, msg: Proprio) -> None:
-        tick, proprio = proprio_from_msg(msg, self.task.proprio_dim)
+    def on_proprio(self, data: bytes) -> None:
+        tick, proprio = proprio_from_wire(data, self.task.proprio_dim)
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
         self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s = self.now_s()
@@ -184,9 +185,9 @@ class SafetyNode(RltNode):
                 self.get_logger().error(f"two nodes command ({', '.join(names)}): the robot is held")
             self.gate.rivals = f"{len(found)} publishers, of {', '.join(names)}"
 
-    def on_candidate(self, msg: ActionChunk) -> None:
+    def on_candidate(self, data: bytes) -> None:
         try:
-            chunk = chunk_from_msg(msg)
+            chunk = chunk_from_wire(data)
         except ValueError:
             self.gate.refuse("malformed")
             raise
@@ -209,7 +210,7 @@ class SafetyNode(RltNode):
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
-        self.executed.publish(chunk_to_msg(chunk, self.control))
+        self.executed.publish(chunk_to_wire(chunk, self.control))
         for output in self.outputs:
             output.send(chunk)
         self.report()

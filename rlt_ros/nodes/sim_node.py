@@ -97,7 +97,7 @@ class SimNode(RltNode):
         self.images = {name: self.publish(Image, f"driver/{name}/image", qos.SENSOR) for name in self.task.cameras}
         # Deep, and the last few are kept: when a tick is late, its command and the next one's may both be there.
         if p.interface == "chunk":
-            self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.REPLAY)
+            self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.RECORD)
         else:
             self.connect()
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)

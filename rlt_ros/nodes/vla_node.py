@@ -98,7 +98,7 @@ class VlaNode(RltNode):
             self.subscribe(Image, f"camera/{name}/image", lambda msg, name=name: self.on_image(name, msg), qos.SENSOR)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.COMMAND)
+        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.NEWEST)
 
     def expect_to_fit(self, task: Task) -> None:
         """ParameterError when the model is of another robot than the task's."""

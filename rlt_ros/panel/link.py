@@ -207,7 +207,7 @@ class Link:
         node = self._node = Node("rlt_panel", **options)
         # In no executor: what comes at the control rate lies in DDS until a poll takes the newest, and wakes nobody.
         self._eyes = Node("rlt_panel_eyes", **options)
-        self._commands = self._eyes.create_subscription(ActionChunk, "command/executed", _never, qos.COMMAND)
+        self._commands = self._eyes.create_subscription(ActionChunk, "command/executed", _never, qos.NEWEST)
         self._pictures = None  # (camera, subscription)
         self._taken = self._polls = self._told = 0
         self._pending: dict[str, tuple] = {}  # name -> (future, deadline, tries left)

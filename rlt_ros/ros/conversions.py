@@ -8,13 +8,14 @@ copies numpy arrays element by element (200 ms for an image).
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from rlt_ros.core.chunks import Chunk, ControlClock, Source
+from rlt_ros.core.chunks import Chunk, ControlClock, Source, all_finite
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.core.pictures import to_rgb
 from rlt_ros.core.transition import Transition
@@ -45,14 +46,14 @@ def packed(values: np.ndarray, typecode: str = "f") -> array:
     return out
 
 
-def _vector(name: str, values: array, size: int | None = None) -> np.ndarray:
+def vector(name: str, values: Sequence[float] | np.ndarray, size: int | None = None) -> np.ndarray:
     """A float32 copy of a message's list; ValueError when it is not finite or not `size` long."""
-    vector = np.array(values, dtype=np.float32)
-    if size is not None and vector.size != size:
-        raise ValueError(f"{name} has {vector.size} values, expected {size}")
-    if not np.isfinite(vector).all():
-        raise ValueError(f"{name} is not finite: {vector[~np.isfinite(vector)][:4]}")
-    return vector
+    numbers = np.array(values, dtype=np.float32)
+    if size is not None and numbers.size != size:
+        raise ValueError(f"{name} has {numbers.size} values, expected {size}")
+    if not all_finite(numbers):
+        raise ValueError(f"{name} is not finite: {numbers[~np.isfinite(numbers)][:4]}")
+    return numbers
 
 
 def chunk_to_msg(chunk: Chunk, clock: ControlClock, frame_id: str = "") -> ActionChunk:
@@ -66,15 +67,20 @@ def chunk_to_msg(chunk: Chunk, clock: ControlClock, frame_id: str = "") -> Actio
 
 def chunk_from_msg(msg: ActionChunk, action_dim: int | None = None) -> Chunk:
     """ActionChunk as a chunk, actions float32 [steps, A]; ValueError when sizes, source or values are wrong."""
-    where = f"ActionChunk at tick {msg.tick}"
-    if msg.action_dim == 0 or action_dim not in (None, msg.action_dim):
-        raise ValueError(f"{where}: action_dim is {msg.action_dim}, expected {action_dim or '> 0'}")
-    if msg.source not in Source._value2member_map_:
-        raise ValueError(f"{where}: source is {msg.source}, expected 0..{max(Source)}")
-    actions = _vector(f"{where}: actions", msg.actions, msg.steps * msg.action_dim)
-    return Chunk(tick=msg.tick, actions=actions.reshape(msg.steps, msg.action_dim),
-                 observation_tick=msg.observation_tick, source=Source(msg.source), episode=msg.episode,
-                 policy_version=msg.policy_version)
+    check_chunk(msg.tick, msg.source, msg.steps, msg.action_dim, len(msg.actions), action_dim)
+    actions = np.array(msg.actions, dtype=np.float32).reshape(msg.steps, msg.action_dim)
+    return Chunk(msg.tick, actions, msg.observation_tick, Source(msg.source), msg.episode, msg.policy_version)
+
+
+def check_chunk(tick: int, source: int, steps: int, width: int, count: int, action_dim: int | None) -> None:
+    """Whether the fields of an ActionChunk fit together, and `action_dim` where it is known: ValueError."""
+    where = f"ActionChunk at tick {tick}"
+    if width == 0 or action_dim not in (None, width):
+        raise ValueError(f"{where}: action_dim is {width}, expected {action_dim or '> 0'}")
+    if source not in Source._value2member_map_:
+        raise ValueError(f"{where}: source is {source}, expected 0..{max(Source)}")
+    if count != steps * width:
+        raise ValueError(f"{where}: actions has {count} values, expected {steps * width}")
 
 
 def proprio_to_msg(values: np.ndarray, clock: ControlClock, ns: int, frame_id: str = "") -> Proprio:
@@ -84,7 +90,7 @@ def proprio_to_msg(values: np.ndarray, clock: ControlClock, ns: int, frame_id: s
 
 def proprio_from_msg(msg: Proprio, size: int | None = None) -> tuple[int, np.ndarray]:
     """(tick, float32 [P]); ValueError when it is not finite or not `size` long."""
-    return msg.tick, _vector(f"Proprio at tick {msg.tick}: values", msg.values, size)
+    return msg.tick, vector(f"Proprio at tick {msg.tick}: values", msg.values, size)
 
 
 def state_to_msg(frame: TokenFrame, clock: ControlClock, ns: int | None = None) -> RLState:
@@ -96,8 +102,8 @@ def state_to_msg(frame: TokenFrame, clock: ControlClock, ns: int | None = None) 
 def state_from_msg(msg: RLState, token_dim: int | None = None, proprio_dim: int | None = None) -> TokenFrame:
     """RLState as TokenFrame; ValueError when a size or value is wrong."""
     where = f"RLState at tick {msg.tick}"
-    return TokenFrame(tick=msg.tick, token=_vector(f"{where}: token", msg.token, token_dim),
-                      proprio=_vector(f"{where}: proprio", msg.proprio, proprio_dim))
+    return TokenFrame(tick=msg.tick, token=vector(f"{where}: token", msg.token, token_dim),
+                      proprio=vector(f"{where}: proprio", msg.proprio, proprio_dim))
 
 
 def transition_to_msg(transition: Transition, session: str, clock: ControlClock) -> TransitionMsg:
@@ -121,14 +127,14 @@ def transition_from_msg(msg: TransitionMsg) -> Transition:
                          " expected 1 <= steps <= chunk_steps and action_dim > 0")
     if len(msg.sources) != msg.chunk_steps:
         raise ValueError(f"{where}: sources has {len(msg.sources)} values, expected {msg.chunk_steps}")
-    chunks = {name: _vector(f"{where}: {name}", getattr(msg, name), size).reshape(msg.chunk_steps, msg.action_dim)
+    chunks = {name: vector(f"{where}: {name}", getattr(msg, name), size).reshape(msg.chunk_steps, msg.action_dim)
               for name in ("reference", "action", "next_reference")}
-    vectors = {name: _vector(f"{where}: {name}", getattr(msg, name)) for name in ("token", "proprio")}
-    vectors |= {f"next_{name}": _vector(f"{where}: next_{name}", getattr(msg, f"next_{name}"), value.size)
+    vectors = {name: vector(f"{where}: {name}", getattr(msg, name)) for name in ("token", "proprio")}
+    vectors |= {f"next_{name}": vector(f"{where}: next_{name}", getattr(msg, f"next_{name}"), value.size)
                 for name, value in list(vectors.items())}
     return Transition(
         sequence=msg.sequence, episode=msg.episode, tick=msg.tick, **chunks, **vectors,
-        rewards=_vector(f"{where}: rewards", msg.rewards, msg.chunk_steps), steps=msg.steps,
+        rewards=vector(f"{where}: rewards", msg.rewards, msg.chunk_steps), steps=msg.steps,
         terminated=msg.terminated, truncated=msg.truncated, sources=np.array(msg.sources, dtype=np.uint8),
         token_age_ticks=msg.token_age_ticks, policy_version=msg.policy_version)
 

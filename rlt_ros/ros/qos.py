@@ -8,6 +8,9 @@ _RELIABLE, _VOLATILE = ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE
 SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, durability=_VOLATILE)
 # What moves the robot: never queued, because an old command is worse than none.
 COMMAND = QoSProfile(depth=1, reliability=_RELIABLE, durability=_VOLATILE)
+# The same for whoever needs no more than the newest of it: hears the same publishers without acknowledging each, which
+# takes both sides as long as the message itself.
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT, durability=_VOLATILE)
 # States and weights: whoever joins late gets the newest at once.
 STATE = QoSProfile(depth=1, reliability=_RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 # States for whoever records them: hears the same publishers, but one that lasted a tick is not overwritten by the next.
@@ -19,7 +22,7 @@ RECORD = QoSProfile(depth=500, reliability=ReliabilityPolicy.BEST_EFFORT, durabi
 # Diagnostics, gamepad, requests: reliable and few.
 EVENT = QoSProfile(depth=10, reliability=_RELIABLE, durability=_VOLATILE)
 
-PROFILES = {"sensor": SENSOR, "command": COMMAND, "state": STATE, "history": HISTORY, "replay": REPLAY,
+PROFILES = {"sensor": SENSOR, "command": COMMAND, "newest": NEWEST, "state": STATE, "history": HISTORY, "replay": REPLAY,
             "record": RECORD, "event": EVENT}  # fmt: skip
 
 

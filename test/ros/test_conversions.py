@@ -44,7 +44,7 @@ def test_release_is_a_chunk_without_steps() -> None:
     ({"action_dim": 7}, "action_dim is 7, expected 4"),
     ({"action_dim": 0}, "action_dim is 0"),
     ({"source": 9}, "source is 9, expected 0..3"),
-    ({"actions": [float("nan"), 0.0, 0.0, 0.0]}, "actions is not finite"),
+    ({"actions": [float("nan"), 0.0, 0.0, 0.0]}, "actions are not finite"),
 ])
 def test_malformed_chunk_is_refused_by_name(change: dict, message: str) -> None:
     fields = {"tick": 1, "steps": 1, "action_dim": 4, "actions": [0.0] * 4} | change
