@@ -1,10 +1,13 @@
-"""Joins the robot's streams to one proprioception vector a control tick. Pure numpy."""
+"""Joins the robot's streams to one proprioception vector a control tick."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import atan2
 
 import numpy as np
+
+from rlt_ros.core.finite import fit_float32
 
 SIZES = {"pose": 4, "twist": 4, "wrench": 6}  # x y z yaw, their velocities, force and torque
 _GAP_S = 0.2  # positions further apart say nothing of the velocity now
@@ -90,7 +93,7 @@ class ProprioAssembler:
 
     def restart(self) -> None:
         """Forget all readings, as after a clock that was set back."""
-        self._values: dict[str, np.ndarray] = {}
+        self._values: dict[str, Sequence[float]] = {}
         self._ticks: dict[str, int] = {}
         self._stamps: dict[str, int] = {}
         self._twist = Velocity(self._filter_s, [False, False, False, True])
@@ -99,18 +102,18 @@ class ProprioAssembler:
 
     def add_pose(self, tick: int, stamp_ns: int, position: Sequence[float], quaternion: Sequence[float]) -> None:
         """Position x y z [m] and orientation x y z w in the robot base; only the yaw of it is kept."""
-        pose = np.array([*position, yaw_of(quaternion)], np.float32)
+        pose = (*position, yaw_of(quaternion))
         self._add("pose", tick, stamp_ns, pose)
-        if self.derive_twist and (twist := self._twist.see(stamp_ns, pose)) is not None:
-            self._add("twist", tick, stamp_ns, twist.astype(np.float32))
+        if self.derive_twist and (twist := self._twist.see(stamp_ns, np.array(pose))) is not None:
+            self._add("twist", tick, stamp_ns, twist.tolist())
 
     def add_twist(self, tick: int, stamp_ns: int, linear: Sequence[float], yaw_rate: float) -> None:
         """Linear velocity [m/s] and yaw rate [rad/s] in the robot base."""
-        self._add("twist", tick, stamp_ns, np.array([*linear, yaw_rate], np.float32))
+        self._add("twist", tick, stamp_ns, (*linear, yaw_rate))
 
     def add_wrench(self, tick: int, stamp_ns: int, force: Sequence[float], torque: Sequence[float]) -> None:
         """Force [N] and torque [N m]."""
-        self._add("wrench", tick, stamp_ns, np.array([*force, *torque], np.float32))
+        self._add("wrench", tick, stamp_ns, (*force, *torque))
 
     def add_joint_states(
         self, tick: int, stamp_ns: int, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
@@ -128,7 +131,7 @@ class ProprioAssembler:
                 raise ProprioError(f"joint_states has no {missing} among {list(names)}; set joints.{part}")
             rows = [index[name] for name in joints]
             if part != "joint_velocity":
-                self._add(part, tick, stamp_ns, _picked("positions", positions, names, rows))
+                self._add(part, tick, stamp_ns, _picked("positions", positions, names, rows).tolist())
                 continue
             velocity = _picked("velocities", velocities, names, rows) if len(velocities) else None
             if velocity is None or np.isnan(velocity).all():
@@ -138,7 +141,7 @@ class ProprioAssembler:
                                        " dropped")
                 velocity = self._joint_velocity.see(stamp_ns, position)
             if velocity is not None:
-                self._add(part, tick, stamp_ns, velocity.astype(np.float32))
+                self._add(part, tick, stamp_ns, velocity.tolist())
 
     def join(self) -> tuple[int, int, np.ndarray] | None:
         """(tick, stamp_ns, values float32[P]) once every part has reached a tick not joined yet, else None."""
@@ -149,7 +152,8 @@ class ProprioAssembler:
         if tick <= self._joined:
             return None
         self._joined = tick
-        return tick, self._stamps[slowest], np.concatenate([self._values[part] for part in self.layout])
+        joined = [value for part in self.layout for value in self._values[part]]
+        return tick, self._stamps[slowest], np.array(joined, np.float32)
 
     def slowest(self) -> str:
         """The part whose newest reading is the oldest, or "" before there is one."""
@@ -170,9 +174,9 @@ class ProprioAssembler:
             return "pose"
         return part if part in SIZES else "joint_states"
 
-    def _add(self, part: str, tick: int, stamp_ns: int, values: np.ndarray) -> None:
-        if not np.isfinite(values).all():
-            raise ProprioError(f"{part}: values {values.tolist()} are not all finite; the reading is dropped")
+    def _add(self, part: str, tick: int, stamp_ns: int, values: Sequence[float]) -> None:
+        if not fit_float32(values):
+            raise ProprioError(f"{part}: values {list(values)} are not all finite; the reading is dropped")
         late_ns = self._stamps.get(part, stamp_ns) - stamp_ns
         if late_ns > 0:
             raise ProprioError(f"{part}: the stamp is {late_ns * 1e-6:.1f} ms older than the one before, expected a"
@@ -191,5 +195,5 @@ def _picked(kind: str, values: Sequence[float], names: Sequence[str], rows: Sequ
 
 def yaw_of(quaternion: Sequence[float]) -> float:
     """Yaw [rad] about the base's z axis of an orientation x y z w."""
-    x, y, z, w = (float(value) for value in quaternion)
-    return float(np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)))
+    x, y, z, w = quaternion
+    return atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))

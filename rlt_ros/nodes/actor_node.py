@@ -106,9 +106,10 @@ class ActorNode(RltNode):
         self.latest_weights = self.of_session() if p.weights == "session" else None
         self.begun = False
         self.pace = PeriodStatistics(self.control.period_s)  # of the commands, which follow the proprioception
-        self.loop = self.every_tick(self.act, p.phase)
         if p.phase:
-            self.loop = self.every_tick(self.act_if_known)  # the last one: its period errors are the node's
+            self.loop = self.every_tick(self.act_if_known, later=self.act, later_phase=p.phase)
+        else:
+            self.loop = self.every_tick(self.act)
 
     def owed_ns(self) -> int | None:
         return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
@@ -199,10 +200,12 @@ class ActorNode(RltNode):
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
         return actor
 
-    def act_if_known(self, tick: int) -> None:
-        """Command the present tick, when its own proprioception is there."""
-        if self.proprio_tick >= tick:
+    def act_if_known(self, tick: int) -> bool:
+        """Command the present tick, when its own proprioception is there; whether it was."""
+        known = self.proprio_tick >= tick
+        if known:
             self.act(tick)
+        return known
 
     def act(self, tick: int) -> None:
         """Command a tick, once."""

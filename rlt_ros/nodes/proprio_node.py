@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
@@ -14,11 +13,11 @@ from rlt_ros.core.streams import Troubles
 from rlt_ros.msg import Proprio
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import stamp_ns
-from rlt_ros.ros.ingest import add_reading
+from rlt_ros.ros.ingest import add_numbers, add_reading
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.ros.robot import JointBook, load_arm
-from rlt_ros.ros.wire import proprio_to_wire
+from rlt_ros.ros.wire import numbers_from_wire, proprio_to_wire
 from rlt_ros.sim.task import load_task
 
 
@@ -64,37 +63,45 @@ class ProprioNode(RltNode):
         self.joined_s = self.now_s()
         self.silent = False
         self.skew_s = 0.0
-        for stream, msg_type in (
-            ("pose", PoseStamped), ("twist", TwistStamped), ("wrench", WrenchStamped), ("joint_states", JointState)
-        ):  # fmt: skip
+        for stream, msg_type in (("pose", PoseStamped), ("twist", TwistStamped), ("wrench", WrenchStamped)):
             if stream in self.clocks:
-                self.subscribe(msg_type, f"driver/{stream}", self.using(stream), qos.SENSOR)
+                self.hear(stream, msg_type)
+        if "joint_states" in self.clocks:
+            self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
         self.every(0.25, self.report)
 
-    def using(self, stream: str) -> Callable[[Any], None]:
-        """What is done with each message of a stream; what is wrong with it reaches the diagnostics too."""
+    def hear(self, stream: str, msg_type: type) -> None:
+        """Use a driver's pose, twist or wrench, which come with every tick: as bytes."""
 
-        def use(msg: Any) -> None:
-            ns = stamp_ns(msg.header.stamp)
-            try:
-                joined = self.ingest.take(stream, ns, self.now_ns(), lambda: self.add(stream, msg, ns))
-            except ValueError as error:
-                self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", self.now_s())
-                raise
-            if joined is not None:
-                self.send(*joined)
+        def use(data: bytes) -> None:
+            ns, numbers = numbers_from_wire(data, msg_type)
+            self.take(stream, ns, lambda: add_numbers(self.assembler, stream, numbers, self.control.tick(ns), ns))
 
-        return use
+        self.subscribe(msg_type, f"driver/{stream}", use, qos.SENSOR, raw=True)
 
-    def add(self, stream: str, msg: Any, ns: int) -> None:
+    def on_joint_states(self, msg: JointState) -> None:
+        ns = stamp_ns(msg.header.stamp)
+        self.take("joint_states", ns, lambda: self.add_joint_states(msg, ns))
+
+    def take(self, stream: str, ns: int, add: Callable[[], None]) -> None:
+        """Add what came at `ns`; what is wrong with it reaches the diagnostics too."""
+        try:
+            joined = self.ingest.take(stream, ns, self.now_ns(), add)
+        except ValueError as error:
+            self.troubles.note(f"{stream} refused", f"driver/{stream}: {error}", self.now_s())
+            raise
+        if joined is not None:
+            self.send(*joined)
+
+    def add_joint_states(self, msg: JointState, ns: int) -> None:
         tick = self.control.tick(ns)
-        if stream == "joint_states" and self.arm is not None:
+        if self.arm is not None:
             self.book.add(msg, self.now_s())
             joints = self.book.values(self.arm.names, self.now_s() - self.params.max_silence_s)
             if joints is not None and set(self.arm.names) & set(msg.name):
                 self.assembler.add_pose(tick, ns, *self.arm.pose(joints))
-        if stream in self.assembler.streams:
-            add_reading(self.assembler, stream, msg, tick, ns)
+        if "joint_states" in self.assembler.streams:
+            add_reading(self.assembler, "joint_states", msg, tick, ns)
 
     def send(self, tick: int, ns: int, values: np.ndarray) -> None:
         self.joined_s = self.now_s()

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from rlt_ros.core.chunks import Chunk, ControlClock, Source, all_finite
+from rlt_ros.core.chunks import Chunk, ControlClock, Source
+from rlt_ros.core.finite import all_finite
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.core.pictures import to_rgb
 from rlt_ros.core.transition import Transition
@@ -91,6 +93,16 @@ def proprio_to_msg(values: np.ndarray, clock: ControlClock, ns: int, frame_id: s
 def proprio_from_msg(msg: Proprio, size: int | None = None) -> tuple[int, np.ndarray]:
     """(tick, float32 [P]); ValueError when it is not finite or not `size` long."""
     return msg.tick, vector(f"Proprio at tick {msg.tick}: values", msg.values, size)
+
+
+def numbers_of(msg: PoseStamped | TwistStamped | WrenchStamped) -> tuple[float, ...]:
+    """The numbers of a stamped message in the order of its definition."""
+    if isinstance(msg, PoseStamped):
+        p, q = msg.pose.position, msg.pose.orientation
+        return p.x, p.y, p.z, q.x, q.y, q.z, q.w
+    a, b = (msg.twist.linear, msg.twist.angular) if isinstance(msg, TwistStamped) else (msg.wrench.force,
+                                                                                        msg.wrench.torque)
+    return a.x, a.y, a.z, b.x, b.y, b.z
 
 
 def state_to_msg(frame: TokenFrame, clock: ControlClock, ns: int | None = None) -> RLState:

@@ -10,6 +10,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from rlt_ros.core import pictures
 from rlt_ros.core.proprioception import ProprioAssembler
+from rlt_ros.ros.conversions import numbers_of
 
 
 def small_picture(msg: Image | CompressedImage, size: int, crop: Sequence[int] = ()) -> np.ndarray:
@@ -22,14 +23,19 @@ def small_picture(msg: Image | CompressedImage, size: int, crop: Sequence[int] =
 
 def add_reading(assembler: ProprioAssembler, stream: str, msg: Any, tick: int, ns: int) -> None:
     """A message of the stream pose, twist, wrench or joint_states into the assembler; ProprioError."""
-    if stream == "pose":
-        p, q = msg.pose.position, msg.pose.orientation
-        assembler.add_pose(tick, ns, (p.x, p.y, p.z), (q.x, q.y, q.z, q.w))
-    elif stream == "twist":
-        v = msg.twist.linear
-        assembler.add_twist(tick, ns, (v.x, v.y, v.z), msg.twist.angular.z)
-    elif stream == "wrench":
-        f, t = msg.wrench.force, msg.wrench.torque
-        assembler.add_wrench(tick, ns, (f.x, f.y, f.z), (t.x, t.y, t.z))
-    else:
+    if stream == "joint_states":
         assembler.add_joint_states(tick, ns, msg.name, msg.position, msg.velocity)
+    else:
+        add_numbers(assembler, stream, numbers_of(msg), tick, ns)
+
+
+def add_numbers(
+    assembler: ProprioAssembler, stream: str, numbers: tuple[float, ...], tick: int, ns: int
+) -> None:
+    """The numbers of a pose, twist or wrench likewise."""
+    if stream == "pose":
+        assembler.add_pose(tick, ns, numbers[:3], numbers[3:])
+    elif stream == "twist":
+        assembler.add_twist(tick, ns, numbers[:3], numbers[5])
+    else:
+        assembler.add_wrench(tick, ns, numbers[:3], numbers[3:])

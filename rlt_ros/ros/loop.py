@@ -9,6 +9,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -87,10 +88,17 @@ class TickSchedule:
 class TickLoop:
     """Calls `function(tick)` once a tick in a thread of its own, from start() to stop()."""
 
-    def __init__(self, function: Callable[[int], None], clock: ControlClock, phase: float = 0.0,
+    def __init__(self, function: Callable[[int], Any], clock: ControlClock, phase: float = 0.0,
                  now_ns: Callable[[], int] = time.time_ns,
-                 on_error: Callable[[BaseException], None] | None = None) -> None:
-        """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop."""
+                 on_error: Callable[[BaseException], None] | None = None,
+                 later: Callable[[int], Any] | None = None, later_phase: float = 0.0) -> None:
+        """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop.
+
+        later: called with the same tick at `later_phase` of it, unless `function` returned True.
+        """
+        if later is not None and not phase < later_phase < 1.0:
+            raise ValueError(f"later phase of the loop is {later_phase}, expected more than {phase} and less than 1")
+        self._later, self._later_ns = later, round((later_phase - phase) * clock.period_ns)
         self.statistics = PeriodStatistics(clock.period_ns * 1e-9)
         self._function = function
         self._schedule = TickSchedule(clock, phase)
@@ -123,18 +131,26 @@ class TickLoop:
         try:
             while True:
                 tick, due_ns = self._schedule.next(self._now_ns(), last)
-                wait_s = (due_ns - self._now_ns()) * 1e-9
-                if wait_s > 0.0:
-                    time.sleep(wait_s)  # finer than Event.wait, which goes through a condition
-                if self._stop.is_set():
+                if self._stopped_at(due_ns):
                     return
                 self.statistics.record(time.monotonic(), 0 if last is None else max(0, tick - last - 1))
                 last = tick
-                self._function(tick)
+                if self._function(tick) is not True and self._later is not None:
+                    if self._stopped_at(due_ns + self._later_ns):
+                        return
+                    self._later(tick)
         except BaseException as error:
             if self._on_error is None:
                 raise
             self._on_error(error)
+
+
+    def _stopped_at(self, due_ns: int) -> bool:
+        """Sleep until then; whether the loop has been stopped."""
+        wait_s = (due_ns - self._now_ns()) * 1e-9
+        if wait_s > 0.0:
+            time.sleep(wait_s)  # finer than Event.wait, which goes through a condition
+        return self._stop.is_set()
 
 
 class ClockedLoop:

@@ -213,25 +213,33 @@ class RltNode(LifecycleNode):
         self.on_undo(lambda: self.destroy_timer(timer))
         return timer
 
-    def every_tick(self, callback: Callable[[int], None], phase: float = 0.0,
-                   locked: bool = True) -> TickLoop | ClockedLoop:
+    def every_tick(self, callback: Callable[[int], Any], phase: float = 0.0, locked: bool = True,
+                   later: Callable[[int], Any] | None = None, later_phase: float = 0.0) -> TickLoop | ClockedLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
         It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
         short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long
         ticks: messages are received meanwhile, and the node itself guards what both sides touch. With simulated time
         the executor calls it, when /clock says so.
+
+        later: called with the same tick, `later_phase` after it began, unless `callback` returned True: to wake up once
+        a tick where that is enough. A callback whose tick was done already must know it.
         """
 
-        def fire(tick: int) -> None:
-            with self._lock if locked else nullcontext():
-                if self.active:
-                    callback(tick)
+        def firing(function: Callable[[int], Any]) -> Callable[[int], Any]:
+            def fire(tick: int) -> Any:
+                with self._lock if locked else nullcontext():
+                    return function(tick) if self.active else None
+
+            return fire
 
         if self.simulated_time:
-            loop = ClockedLoop(fire, self.control, phase)
+            if later is not None:
+                self.every_tick(later, later_phase, locked)
+            loop = ClockedLoop(firing(callback), self.control, phase)
         else:
-            loop = TickLoop(fire, self.control, phase, now_ns=self.now_ns, on_error=self.fail)
+            loop = TickLoop(firing(callback), self.control, phase, self.now_ns, self.fail,
+                            later and firing(later), later_phase)
         self._loops.append(loop)
         self.on_undo(lambda: (loop.stop(), self._loops.remove(loop)))
         if self._stage == "activate":

@@ -1,10 +1,10 @@
-"""The two messages that every control tick sends, between core's types and the bytes that DDS carries.
+"""What every control tick sends, between core's types and the bytes that DDS carries.
 
 rclpy fills and reads a message field by field, which takes a third of what a message costs its process. A node in the
 loop subscribes with `raw=True`, publishes bytes, and converts here; whoever else hears the topics gets ordinary
 messages. Whatever is not plain little-endian CDR (another rmw, another machine) goes through rclpy.
 
-The layouts are those of msg/ActionChunk.msg and msg/Proprio.msg: CDR aligns each value to its own size, counted from
+The layouts are those of msg/ActionChunk.msg, msg/Proprio.msg and geometry_msgs: CDR aligns each value to its own size, counted from
 behind the 4 bytes that say how the rest is written.
 """
 
@@ -14,13 +14,15 @@ from itertools import chain
 from math import isfinite
 from struct import Struct, pack, unpack_from
 from struct import error as StructError
+from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.serialization import deserialize_message
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
 from rlt_ros.msg import ActionChunk, Proprio
-from rlt_ros.ros.conversions import check_chunk, chunk_from_msg, proprio_from_msg, vector
+from rlt_ros.ros.conversions import check_chunk, chunk_from_msg, numbers_of, proprio_from_msg, stamp_ns, vector
 
 _PLAIN = b"\x00\x01"  # little-endian CDR; two bytes of options follow, which are without meaning here
 _STAMP = Struct("<iII")  # sec, nanosec, length of frame_id with its final zero
@@ -29,6 +31,7 @@ _PROPRIO = Struct("<qI")  # tick, number of values
 # The same from the first byte on, with an empty frame_id: that takes a zero, and three to the next multiple of 8.
 _WHOLE_CHUNK = Struct("<2sxxiII4xqqIB3xQHHI")
 _WHOLE_PROPRIO = Struct("<2sxxiII4xqI")
+_NUMBERS = {PoseStamped: Struct("<7d"), TwistStamped: Struct("<6d"), WrenchStamped: Struct("<6d")}
 _SECOND_NS = 1_000_000_000
 
 
@@ -38,10 +41,29 @@ def _behind_header(data: bytes) -> int:
     return begin + (4 - begin) % 8
 
 
+def _by_rclpy(data: bytes, msg_type: type) -> Any:
+    try:
+        return deserialize_message(data, msg_type)
+    except Exception as error:  # rmw's own, which says little
+        raise ValueError(f"{msg_type.__name__} of {len(data)} bytes cannot be read: {error}") from None
+
+
+def numbers_from_wire(data: bytes, msg_type: type) -> tuple[int, tuple[float, ...]]:
+    """The bytes of a driver's pose, twist or wrench: (stamp in ns, numbers_of the message); ValueError as below."""
+    if data[:2] != _PLAIN:
+        msg = _by_rclpy(data, msg_type)
+        return stamp_ns(msg.header.stamp), numbers_of(msg)
+    try:
+        sec, nanosec, _ = _STAMP.unpack_from(data, 4)
+        return sec * _SECOND_NS + nanosec, _NUMBERS[msg_type].unpack_from(data, _behind_header(data))
+    except StructError as error:
+        raise ValueError(f"{msg_type.__name__} of {len(data)} bytes ends early: {error}") from None
+
+
 def chunk_from_wire(data: bytes, action_dim: int | None = None) -> Chunk:
     """The bytes of an ActionChunk as chunk_from_msg gives it; ValueError when they end early, too."""
     if data[:2] != _PLAIN:
-        return chunk_from_msg(deserialize_message(data, ActionChunk), action_dim)
+        return chunk_from_msg(_by_rclpy(data, ActionChunk), action_dim)
     try:
         begin = _behind_header(data)
         tick, observation_tick, episode, source, version, steps, width, count = _CHUNK.unpack_from(data, begin)
@@ -66,7 +88,7 @@ def chunk_to_wire(chunk: Chunk, clock: ControlClock) -> bytes:
 def proprio_from_wire(data: bytes, size: int | None = None) -> tuple[int, tuple[float, ...]]:
     """The bytes of a Proprio: (tick, values [P], SI); ValueError as of proprio_from_msg, or when they end early."""
     if data[:2] != _PLAIN:
-        tick, array = proprio_from_msg(deserialize_message(data, Proprio), size)
+        tick, array = proprio_from_msg(_by_rclpy(data, Proprio), size)
         return tick, tuple(array.tolist())
     try:
         begin = _behind_header(data)

@@ -1,6 +1,7 @@
 """The tick loop: schedule and statistics with simulated time, the thread with a bounded condition."""
 
 import threading
+import time
 
 import pytest
 
@@ -119,3 +120,30 @@ def test_clocked_loop_skips_the_ticks_that_the_clock_jumped_over() -> None:
         loop.advance(now * MS)
     assert ticks == [51, 55, 26]  # and starts afresh where it jumps back
     assert loop.statistics.missed == 3
+
+
+def test_loop_calls_later_with_the_same_tick_unless_the_tick_is_done() -> None:
+    first, second, enough = [], [], threading.Event()
+
+    def tick(number: int) -> bool:
+        first.append(number)
+        if len(first) == 10:
+            enough.set()
+        return number % 2 == 0
+
+    def later(number: int) -> None:
+        second.append((number, time.time_ns() >= clock.stamp_ns(number) + clock.period_ns // 2, first[-1]))
+
+    clock = ControlClock(200.0)
+    loop = TickLoop(tick, clock, later=later, later_phase=0.5)
+    loop.start()
+    assert enough.wait(10.0)
+    loop.stop()
+    odd = [number for number in first if number % 2]
+    assert second == [(number, True, number) for number in odd[: len(second)]] and len(second) >= len(odd) - 1
+
+
+@pytest.mark.parametrize("later_phase", [0.0, 0.3, 1.0])
+def test_loop_refuses_a_later_phase_that_is_not_later_in_the_tick(later_phase: float) -> None:
+    with pytest.raises(ValueError, match=f"later phase of the loop is {later_phase}, expected more than 0.3"):
+        TickLoop(print, ControlClock(200.0), phase=0.3, later=print, later_phase=later_phase)
