@@ -160,7 +160,7 @@ def measured(name: str, folder: str) -> int:
     """The process of a node that notes when a frame passes; returns the exit code."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from rlt_ros.ros import run
-    from rlt_ros.ros.conversions import stamp_ns
+    from rlt_ros.ros.wire import image_from_wire
 
     run._end_with_parent()
     notes: list[dict] = []
@@ -203,10 +203,10 @@ def measured(name: str, folder: str) -> int:
                 self.queue.put, self.alone = queued, tokens
                 self.model.tokens, self.model.infer = timed(tokens), timed(infer)
 
-            def on_image(self, camera: str, msg) -> None:
+            def on_image(self, camera: str, data: bytes) -> None:
                 begin = time.time_ns()
-                super().on_image(camera, msg)
-                note(self.control.tick(stamp_ns(msg.header.stamp)), vla_in=begin)
+                super().on_image(camera, data)
+                note(self.control.tick(image_from_wire(data).ns), vla_in=begin)
 
             def send(self, frame, token, reference=None) -> None:
                 super().send(frame, token, reference)

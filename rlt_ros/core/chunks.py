@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from itertools import chain
+from struct import pack
 
 import numpy as np
 
@@ -99,6 +100,12 @@ class Chunk:
         if self._rows is None:
             self._rows = tuple(map(tuple, self._actions.tolist()))
         return self._rows
+
+    def packed(self) -> bytes:
+        """The actions as little-endian float32, row-major."""
+        if self._actions is not None:
+            return self._actions.astype("<f4", copy=False).tobytes()
+        return pack(f"<{self.steps * self.action_dim}f", *chain.from_iterable(self._rows))
 
     def __repr__(self) -> str:
         return (f"Chunk({self.tick}..{self.end - 1} of {self.source.name}, observed at {self.observation_tick}, episode"

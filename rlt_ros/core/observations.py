@@ -8,6 +8,7 @@ from typing import Sequence
 import numpy as np
 
 from rlt_ros.core.chunks import Chunk
+from rlt_ros.core.finite import all_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class TokenFrame:
         object.__setattr__(self, "tick", int(self.tick))
         for name in ("token", "proprio"):
             values = np.array(getattr(self, name), dtype=np.float32)
-            if values.ndim != 1 or not np.isfinite(values).all():
+            if values.ndim != 1 or not all_finite(values):
                 raise ValueError(f"{name} of frame {self.tick}: shape {values.shape}, expected a finite vector")
             values.flags.writeable = False
             object.__setattr__(self, name, values)

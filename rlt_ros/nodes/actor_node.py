@@ -13,11 +13,11 @@ from rlt_ros.core.networks import Actor
 from rlt_ros.core.weights import WeightsRejected, pack, read_key, sign, unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import chunk_from_msg, packed, state_from_msg
+from rlt_ros.ros.conversions import chunk_from_msg, packed
 from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
-from rlt_ros.ros.wire import chunk_to_wire, proprio_from_wire
+from rlt_ros.ros.wire import chunk_to_wire, proprio_from_wire, state_from_wire
 from rlt_ros.sim.task import load_task
 
 RUNNING = (Phase.APPROACH, Phase.CRITICAL)
@@ -94,7 +94,7 @@ class ActorNode(RltNode):
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
-        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
+        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT, raw=True)
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
@@ -125,8 +125,8 @@ class ActorNode(RltNode):
         self.arrivals.append((now_ns - self.control.stamp_ns(tick)) / self.control.period_ns)
         self.act_if_known(self.control.tick(now_ns))
 
-    def on_state(self, msg: RLState) -> None:
-        frame = state_from_msg(msg, proprio_dim=self.task.proprio_dim)
+    def on_state(self, data: bytes) -> None:
+        frame = state_from_wire(data, proprio_dim=self.task.proprio_dim)
         self.commander.add_state(frame.tick, frame.token, frame.proprio)
         self.token_dim = len(frame.token)
         if self.latest_weights is not None:

@@ -15,10 +15,11 @@ from rlt_ros.core.capture import Capture, CaptureError, DeviceSource, Wanted, fi
 from rlt_ros.core.ingest import CameraIngest
 from rlt_ros.core.streams import StampError, Troubles
 from rlt_ros.ros import parameters, qos
-from rlt_ros.ros.conversions import image_to_msg, stamp_ns
+from rlt_ros.ros.conversions import stamp_ns
 from rlt_ros.ros.ingest import small_picture
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
+from rlt_ros.ros.wire import image_from_wire, image_to_wire
 from rlt_ros.sim.task import load_task
 
 # What is said of a picture that is refused.
@@ -104,7 +105,7 @@ class CameraNode(RltNode):
         for name, camera in self.cameras.items():
             camera.output = self.publish(Image, f"camera/{name}/image", qos.SENSOR)
             if camera.settings.transport == "raw":
-                self.subscribe(Image, camera.place, self.using(camera), qos.SENSOR)
+                self.subscribe(Image, camera.place, self.using_raw(camera), qos.SENSOR, raw=True)
             elif camera.settings.transport == "compressed":
                 self.subscribe(CompressedImage, camera.place, self.using(camera), qos.SENSOR)
         self.every(0.5, self.report)
@@ -140,6 +141,16 @@ class CameraNode(RltNode):
                 camera.capture = Capture(self.wanted(camera.settings), opener, self.taking(camera), self.fail)
                 self.on_undo(camera.capture.close)
                 camera.capture.start()
+
+    def using_raw(self, camera: Camera) -> Callable[[bytes], None]:
+        """The same of a raw picture, whose pixels are not copied before they are shrunk."""
+        size, crop = self.params.image_size, camera.settings.crop
+
+        def use(data: bytes) -> None:
+            msg = image_from_wire(data)
+            self.take(camera, msg.ns, msg.frame_id, lambda: small_picture(msg, size, crop))
+
+        return use
 
     def using(self, camera: Camera) -> Callable[[Any], None]:
         """What is done with each message of a camera."""
@@ -189,7 +200,7 @@ class CameraNode(RltNode):
         if picture is None:
             camera.note(wrong, _SAYS[wrong].format(same_s=camera.watch.same_s) + "; its pictures are refused", now_s)
             return
-        camera.output.publish(image_to_msg(picture, ns, frame_id))
+        camera.output.publish(image_to_wire(picture, ns, frame_id))
 
     def report(self) -> None:
         now_s, found = self.now_s(), []

@@ -14,16 +14,10 @@ from rlt_ros.core.joining import DEFAULT_JOIN, Join, Prefix, References
 from rlt_ros.core.observations import TokenFrame
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, RLState
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import (
-    chunk_from_msg,
-    chunk_to_msg,
-    image_from_msg,
-    proprio_from_msg,
-    stamp_ns,
-    state_to_msg,
-)
+from rlt_ros.ros.conversions import image_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
+from rlt_ros.ros.wire import chunk_from_wire, chunk_to_wire, image_from_wire, proprio_from_wire, state_to_wire
 from rlt_ros.sim.task import Task, load_task
 from rlt_ros.vla import load
 from rlt_ros.vla.schedule import Forecast, FrameJoiner, FrameQueue, FrameSet, Latency, Schedule, needed_age
@@ -95,10 +89,11 @@ class VlaNode(RltNode):
         self.references = self.publish(ActionChunk, "vla/reference", qos.EVENT)
         self.states = self.publish(RLState, "vla/rl_state", qos.EVENT)
         for name in self.model.camera_names:
-            self.subscribe(Image, f"camera/{name}/image", lambda msg, name=name: self.on_image(name, msg), qos.SENSOR)
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+            self.subscribe(Image, f"camera/{name}/image", lambda data, name=name: self.on_image(name, data), qos.SENSOR,
+                           raw=True)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
-        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.NEWEST)
+        self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.NEWEST, raw=True)
 
     def expect_to_fit(self, task: Task) -> None:
         """ParameterError when the model is of another robot than the task's."""
@@ -144,21 +139,23 @@ class VlaNode(RltNode):
     def on_episode(self, msg: EpisodeState) -> None:
         self.phase, self.episode = Phase(msg.phase), msg.episode
 
-    def on_executed(self, msg: ActionChunk) -> None:
-        self.executed = chunk_from_msg(msg, self.model.action_dim)
+    def on_executed(self, data: bytes) -> None:
+        self.executed = chunk_from_wire(data, self.model.action_dim)
 
-    def on_proprio(self, msg: Proprio) -> None:
-        self.proprios.append(proprio_from_msg(msg, self.model.proprio_dim))
+    def on_proprio(self, data: bytes) -> None:
+        tick, values = proprio_from_wire(data, self.model.proprio_dim)
+        self.proprios.append((tick, np.array(values, np.float32)))
         self.schedule_waiting()
 
-    def on_image(self, name: str, msg: Image) -> None:
+    def on_image(self, name: str, data: bytes) -> None:
+        msg = image_from_wire(data)
         picture = image_from_msg(msg)
         size = self.model.image_size
         if picture.shape != (size, size, 3):
             raise ValueError(
                 f"camera '{name}': picture is {picture.shape}, the model wants {(size, size, 3)}; set image_size"
             )
-        frame = self.joiner.add(name, stamp_ns(msg.header.stamp), picture)
+        frame = self.joiner.add(name, msg.ns, picture)
         if frame is not None:
             self.waiting, self.seen_s = frame, self.now_s()
             self.schedule_waiting()
@@ -227,8 +224,8 @@ class VlaNode(RltNode):
 
     def send(self, frame: FrameSet, token: np.ndarray, reference: Chunk | None = None) -> None:
         if reference is not None:
-            self.references.publish(chunk_to_msg(reference, self.control))
-        self.states.publish(state_to_msg(TokenFrame(frame.tick, token, frame.proprio), self.control, frame.stamp_ns))
+            self.references.publish(chunk_to_wire(reference, self.control))
+        self.states.publish(state_to_wire(TokenFrame(frame.tick, token, frame.proprio), frame.stamp_ns))
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.joiner.trouble() or self.silence() or self.slowness()

@@ -113,9 +113,15 @@ def state_to_msg(frame: TokenFrame, clock: ControlClock, ns: int | None = None) 
 
 def state_from_msg(msg: RLState, token_dim: int | None = None, proprio_dim: int | None = None) -> TokenFrame:
     """RLState as TokenFrame; ValueError when a size or value is wrong."""
-    where = f"RLState at tick {msg.tick}"
-    return TokenFrame(tick=msg.tick, token=vector(f"{where}: token", msg.token, token_dim),
-                      proprio=vector(f"{where}: proprio", msg.proprio, proprio_dim))
+    return token_frame(msg.tick, msg.token, msg.proprio, token_dim, proprio_dim)
+
+
+def token_frame(tick: int, token: Sequence[float] | np.ndarray, proprio: Sequence[float] | np.ndarray,
+                token_dim: int | None, proprio_dim: int | None) -> TokenFrame:
+    """The fields of an RLState as state_from_msg gives them."""
+    where = f"RLState at tick {tick}"
+    return TokenFrame(tick, vector(f"{where}: token", token, token_dim),
+                      vector(f"{where}: proprio", proprio, proprio_dim))
 
 
 def transition_to_msg(transition: Transition, session: str, clock: ControlClock) -> TransitionMsg:
@@ -151,10 +157,15 @@ def transition_from_msg(msg: TransitionMsg) -> Transition:
         token_age_ticks=msg.token_age_ticks, policy_version=msg.policy_version)
 
 
-def image_to_msg(rgb: np.ndarray, ns: int, frame_id: str = "") -> Image:
-    """An image uint8 [h, w, 3] in RGB order as rgb8; ValueError for another shape or type."""
+def check_rgb(rgb: np.ndarray) -> None:
+    """Whether it is an image uint8 [h, w, 3]: ValueError."""
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ValueError(f"image is {rgb.dtype} {rgb.shape}, expected uint8 (height, width, 3)")
+
+
+def image_to_msg(rgb: np.ndarray, ns: int, frame_id: str = "") -> Image:
+    """An image uint8 [h, w, 3] in RGB order as rgb8; ValueError for another shape or type."""
+    check_rgb(rgb)
     height, width, _ = rgb.shape
     return Image(header=header(ns, frame_id), height=height, width=width, encoding="rgb8", step=3 * width,
                  data=packed(rgb, "B"))

@@ -11,9 +11,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from rlt_ros.core import pictures
 from rlt_ros.core.proprioception import ProprioAssembler
 from rlt_ros.ros.conversions import numbers_of
+from rlt_ros.ros.wire import WireImage
 
 
-def small_picture(msg: Image | CompressedImage, size: int, crop: Sequence[int] = ()) -> np.ndarray:
+def small_picture(msg: Image | WireImage | CompressedImage, size: int, crop: Sequence[int] = ()) -> np.ndarray:
     """A message's picture as uint8 [size, size, 3] in RGB order; PictureError when it is malformed."""
     if isinstance(msg, CompressedImage):
         return pictures.shrink_compressed(msg.data.tobytes(), size, crop)

@@ -1,16 +1,19 @@
-"""The bytes of what every control tick sends: the same as rclpy's, from anybody, and never a crash."""
+"""The bytes of what is sent at the rate of the control or the cameras: the same as rclpy's, from anybody, and never a crash."""
 
 import struct
+from array import array
 
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image
 
 from rlt_ros.core.chunks import Chunk, ControlClock, Source
-from rlt_ros.msg import ActionChunk, Proprio
+from rlt_ros.core.observations import TokenFrame
+from rlt_ros.msg import ActionChunk, Proprio, RLState
 from rlt_ros.ros import wire
-from rlt_ros.ros.conversions import chunk_to_msg, header, numbers_of, proprio_to_msg
+from rlt_ros.ros.conversions import chunk_to_msg, header, image_to_msg, numbers_of, proprio_to_msg, state_to_msg
 
 CLOCK = ControlClock(50.0)
 NS = 1_790_000_000_123_456_789
@@ -66,6 +69,35 @@ def test_a_drivers_bytes_are_read(frame: str, msg_type: type) -> None:
     assert numbers == numbers_of(msg) == (0, 1, 2, 10, 11, 12, 13)[: len(numbers)]
 
 
+@pytest.mark.parametrize("frame", FRAMES)
+def test_rclpys_bytes_of_a_state_are_read_and_the_other_way_round(frame: str) -> None:
+    made = TokenFrame(CLOCK.tick(NS), np.linspace(-1, 1, 33), np.linspace(-3, 3, 14))
+    msg = state_to_msg(made, CLOCK, NS)
+    assert deserialize_message(wire.state_to_wire(made, NS), RLState) == msg
+    msg.header.frame_id = frame
+    read = wire.state_from_wire(bytes(serialize_message(msg)), 33, 14)
+    assert (read.tick, read.token.tolist(), read.proprio.tolist()) == (
+        made.tick, made.token.tolist(), made.proprio.tolist())  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("encoding", ["rgb8", "mono8", "bayer_rggb8"])
+def test_rclpys_bytes_of_an_image_are_read(frame: str, encoding: str) -> None:
+    data = array("B", range(60))
+    msg = Image(header=header(NS, frame), height=4, width=5, encoding=encoding, is_bigendian=1, step=15, data=data)
+    read = wire.image_from_wire(bytes(serialize_message(msg)))
+    assert read[:-1] == (NS, frame, 4, 5, encoding, 1, 15) and bytes(read.data) == bytes(data)
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_an_images_bytes_are_read_by_rclpy(frame: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (7, 5, 3), np.uint8)
+    data = wire.image_to_wire(rgb, NS, frame)
+    assert deserialize_message(data, Image) == image_to_msg(rgb, NS, frame)
+    with pytest.raises(ValueError, match="expected uint8"):
+        wire.image_to_wire(rgb[..., 0], NS)
+
+
 def test_bytes_of_a_big_endian_computer_are_read() -> None:
     data = b"\x00\x00\x00\x00" + struct.pack(">iII4xqI2f", 17, 5, 1, 850, 2, 1.5, -2.5)
     assert wire.proprio_from_wire(data) == (850, (1.5, -2.5))
@@ -77,6 +109,12 @@ def readers() -> list:
         pytest.param(wire.chunk_to_wire(chunk(), CLOCK), wire.chunk_from_wire, id="chunk"),
         pytest.param(wire.proprio_to_wire(np.ones(14), CLOCK, NS), wire.proprio_from_wire, id="proprio"),
         pytest.param(pose, lambda data: wire.numbers_from_wire(data, PoseStamped), id="pose"),
+        pytest.param(
+            wire.state_to_wire(TokenFrame(1, np.ones(9), np.ones(14)), NS), wire.state_from_wire, id="state"
+        ),
+        pytest.param(
+            wire.image_to_wire(np.zeros((2, 3, 3), np.uint8), NS, "camera"), wire.image_from_wire, id="image"
+        ),
     ]
 
 
