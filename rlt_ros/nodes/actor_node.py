@@ -223,8 +223,11 @@ class ActorNode(RltNode):
         self.candidates.publish(chunk_to_wire(command.candidate, self.control))
         if command.planned is not None:
             self.chunks.publish(chunk_to_wire(command.planned, self.control))
-        lost = f"episode/state is silent for more than {self.params.episode_timeout_s} s; is episode_node alive?"
-        self.hold_reason = lost if silent and command.hold_reason else command.hold_reason
+        self.hold_reason = command.hold_reason
+        if silent and command.hold_reason:
+            self.hold_reason = (
+                f"episode/state is silent for more than {self.params.episode_timeout_s} s; is episode_node alive?"
+            )
         if not self.hold_reason or self.episode.phase not in RUNNING:
             self.moved_s = now_s
         else:

@@ -92,7 +92,7 @@ class HandoverNode(RltNode):
         self.storing = threading.Lock()
         self.belief = self.publish(HandOverBelief, "handover/belief", qos.STATE)
         self.request = self.client(TriggerSrv, "episode/hand_over")
-        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
+        self.states = self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         self.every(1.0, self.say, wall=True)
         if p.learn:
@@ -187,6 +187,8 @@ class HandoverNode(RltNode):
         """Why it does not hand over by itself; "" when it does."""
         if not self.request.service_is_ready():
             return "there is no service episode/hand_over; is episode_node alive?"
+        if not self.states.get_publisher_count():
+            return "nobody sends vla/rl_state; is vla_node alive?"
         return self.unfit()
 
     def hand_over(self) -> None:

@@ -195,6 +195,19 @@ def test_without_an_episode_node_it_says_so(start, peer, graph, tmp_path) -> Non
     assert "episode/hand_over" in node.waits()
 
 
+def test_without_a_vla_node_it_says_so_and_is_not_ready(start, peer, graph, tmp_path) -> None:
+    """Whoever waits for the nodes of a deployment waits for this one until it can see."""
+    practised(tmp_path)
+    start(EpisodeNode, **TASK)
+    node = start(HandoverNode, session=str(tmp_path), mode="automatic", **TASK)
+    resumed(graph, node)
+    graph.spin_until(node.request.service_is_ready, "the service of the episode node")
+    node.on_diagnostics_()
+    assert node.problem == "does not hand over by itself: nobody sends vla/rl_state; is vla_node alive?"
+    peer.say(RLState, "vla/rl_state", qos.EVENT)
+    graph.spin_until(lambda: not node.waits(), "the VLA node")
+
+
 def test_malformed_frames_move_nothing(start, peer, graph, tmp_path) -> None:
     practised(tmp_path)
     episodes = start(EpisodeNode, **TASK)
