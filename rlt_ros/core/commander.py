@@ -1,8 +1,8 @@
 """Who moves the robot at each tick: human, reference or actor; and when nobody should."""
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 
@@ -95,9 +95,9 @@ class Commander:
             raise ValueError(f"reference: {chunk.action_dim} actions a step, expected {self.action_dim}")
         self._references.add(chunk)
 
-    def add_state(self, frame_tick: int, token: np.ndarray, proprio: np.ndarray) -> None:
-        """RL token [D] and proprioception [P] of the frame at `frame_tick`."""
-        self._tokens.add(TokenFrame(frame_tick, token, proprio))
+    def add_state(self, frame: TokenFrame) -> None:
+        """What the VLA saw in a frame."""
+        self._tokens.add(frame)
 
     def set_phase(self, phase: Phase, since_tick: int, episode: int) -> None:
         """since_tick: start of the episode; nothing observed before it is used.  Repeating a state is harmless."""
@@ -123,15 +123,15 @@ class Commander:
 
     # --- what goes out ----------------------------------------
 
-    def step(self, tick: int, proprio: np.ndarray | None) -> Command:
-        """The command for `tick`.  proprio: float32 [P] now, None when it is missing or stale."""
+    def step(self, tick: int, proprio: Sequence[float] | np.ndarray | None) -> Command:
+        """The command for `tick`.  proprio: [P] now, SI, None when it is missing or stale."""
         command = self._step(tick, proprio)
         self._last = command.candidate
         if self._last.source is not Source.HUMAN:
             self._taken_over = None
         return command
 
-    def _step(self, tick: int, proprio: np.ndarray | None) -> Command:
+    def _step(self, tick: int, proprio: Sequence[float] | np.ndarray | None) -> Command:
         try:
             if self._human is not None:
                 return Command(self._human_chunk(tick))
@@ -167,7 +167,7 @@ class Commander:
         actions = self._human + keep[:, None] * (before - self._human)
         return self._chunk(tick, actions, tick, Source.HUMAN, 0)
 
-    def _new_plan(self, tick: int, proprio: np.ndarray) -> Chunk:
+    def _new_plan(self, tick: int, proprio: Sequence[float] | np.ndarray) -> Chunk:
         if self._offered is not None:
             (self.policy, self.policy_version), self._offered = self._offered, None
         found = self._references.at(tick, self._since_tick, self.chunk_steps)

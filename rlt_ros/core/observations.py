@@ -29,7 +29,7 @@ class TokenFrame:
             object.__setattr__(self, name, values)
 
 
-def rl_proprio(now: np.ndarray, at_frame: np.ndarray) -> np.ndarray:
+def rl_proprio(now: Sequence[float] | np.ndarray, at_frame: np.ndarray) -> np.ndarray:
     """Proprioception of the RL state, float32 [2P]: now, and how far the robot moved since the token's frame.
 
     The second half lets the networks make up for the age of the token.

@@ -80,7 +80,7 @@ class ActorNode(RltNode):
         self.refused_weights: Counter[str] = Counter()  # reason -> how often
         self.version = 0
         self.token_dim = 0
-        self.proprio: np.ndarray | None = None
+        self.proprio: tuple[float, ...] | None = None
         self.proprio_s = -np.inf
         self.episode = EpisodeState()
         self.episode_s = -np.inf
@@ -120,14 +120,14 @@ class ActorNode(RltNode):
     def on_proprio(self, data: bytes) -> None:
         tick, proprio = proprio_from_wire(data, self.task.proprio_dim)
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
-        self.proprio_tick, self.proprio = tick, np.array(proprio, np.float32)
+        self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s, now_ns = self.now_s(), self.now_ns()
         self.arrivals.append((now_ns - self.control.stamp_ns(tick)) / self.control.period_ns)
         self.act_if_known(self.control.tick(now_ns))
 
     def on_state(self, data: bytes) -> None:
         frame = state_from_wire(data, proprio_dim=self.task.proprio_dim)
-        self.commander.add_state(frame.tick, frame.token, frame.proprio)
+        self.commander.add_state(frame)
         self.token_dim = len(frame.token)
         if self.latest_weights is not None:
             self.on_weights(self.latest_weights)

@@ -119,9 +119,10 @@ def state_from_msg(msg: RLState, token_dim: int | None = None, proprio_dim: int 
 def token_frame(tick: int, token: Sequence[float] | np.ndarray, proprio: Sequence[float] | np.ndarray,
                 token_dim: int | None, proprio_dim: int | None) -> TokenFrame:
     """The fields of an RLState as state_from_msg gives them."""
-    where = f"RLState at tick {tick}"
-    return TokenFrame(tick, vector(f"{where}: token", token, token_dim),
-                      vector(f"{where}: proprio", proprio, proprio_dim))
+    for name, values, size in (("token", token, token_dim), ("proprio", proprio, proprio_dim)):
+        if size is not None and len(values) != size:
+            raise ValueError(f"RLState at tick {tick}: {name} has {len(values)} values, expected {size}")
+    return TokenFrame(tick, token, proprio)
 
 
 def transition_to_msg(transition: Transition, session: str, clock: ControlClock) -> TransitionMsg:

@@ -102,8 +102,8 @@ def chunk_to_wire(chunk: Chunk, clock: ControlClock) -> bytes:
 def proprio_from_wire(data: bytes, size: int | None = None) -> tuple[int, tuple[float, ...]]:
     """The bytes of a Proprio: (tick, values [P], SI); ValueError as of proprio_from_msg, or when they end early."""
     if data[:2] != _PLAIN:
-        tick, array = proprio_from_msg(_by_rclpy(data, Proprio), size)
-        return tick, tuple(array.tolist())
+        tick, numbers = proprio_from_msg(_by_rclpy(data, Proprio), size)
+        return tick, tuple(numbers.tolist())
     try:
         begin = _behind_header(data)
         tick, count = _PROPRIO.unpack_from(data, begin)

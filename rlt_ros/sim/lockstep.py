@@ -176,7 +176,7 @@ class LockStep:
                 chunk, frame = due.pop(0)[1]
                 commander.add_reference(chunk)
                 self.gate.add_reference(chunk)
-                commander.add_state(frame.tick, frame.token, frame.proprio)
+                commander.add_state(frame)
                 self.hand_over.see(frame, tick)
                 if recorder:
                     recorder.add_reference(chunk)

@@ -5,6 +5,7 @@ from rlt_ros.core import commander as module
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.commander import Commander
 from rlt_ros.core.episode import Phase
+from rlt_ros.core.observations import TokenFrame
 
 PROPRIO = np.array([1.0, 2.0], dtype=np.float32)
 
@@ -31,7 +32,7 @@ def commander(phase=Phase.CRITICAL, since=0, policy=None, observed=(95,), **kwar
         c.offer_policy(policy, 1)
     for tick in observed:
         c.add_reference(reference(tick))
-        c.add_state(tick, np.full(3, tick), np.zeros(2))
+        c.add_state(TokenFrame(tick, np.full(3, tick), np.zeros(2)))
     return c
 
 
@@ -429,7 +430,7 @@ def test_the_actor_holds_without_a_fresh_token(frames):
     c = commander(policy=constant(0.5), observed=())
     c.add_reference(reference(95))
     for tick in frames:
-        c.add_state(tick, np.zeros(3), np.zeros(2))
+        c.add_state(TokenFrame(tick, np.zeros(3), np.zeros(2)))
     assert c.step(100, PROPRIO).hold_reason == "no fresh RL token"
 
 

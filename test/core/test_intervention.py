@@ -38,7 +38,7 @@ def session(human: range, action_limit: float = 1.0, join_ticks: int = JOIN, end
             commander.add_reference(reference)
             recorder.add_reference(reference)
         frame = TokenFrame(tick, np.full(3, tick), np.zeros(1))
-        commander.add_state(frame.tick, frame.token, frame.proprio)
+        commander.add_state(frame)
         recorder.add_token(frame)
         recorder.add_proprio(tick, np.zeros(1))
         if tick == end:
