@@ -148,7 +148,7 @@ def test_simulated_time_is_chosen_before_configure(start, graph):
 
 NODES = tuple(f"{name}_node" for name in ("camera", "proprio", "teleop", "safety", "episode", "vla", "actor", "sim"))
 DEADMAN = 5  # of Joy.buttons
-RATE = 10.0  # Hz, of what is compared with real time
+LOOKAHEAD = 3  # actions in a candidate
 
 
 def task_of(rate: float, folder) -> str:
@@ -166,7 +166,7 @@ class Run:
 
     simulated = True
 
-    def __init__(self, graph, peer, folder, factor: float = 1.0, rate: float = 50.0):
+    def __init__(self, graph, peer, folder, factor: float = 1.0, rate: float = 50.0, **patience: int):
         self.graph, self.peer, self.clock = graph, peer, ControlClock(rate)
         self.executed = peer.hear(ActionChunk, "command/executed")
         self.states = peer.hear(RLState, "vla/rl_state")
@@ -176,9 +176,11 @@ class Run:
         self.leave = peer.node.create_publisher(Header, LEAVE, qos.REPLAY)
         self.weights = peer.node.create_publisher(PolicyWeights, "learner/weights", qos.STATE)
         self.joy = peer.node.create_publisher(Joy, "joy", qos.EVENT)
+        presses = ("sim/reset", "episode/start", "episode/hand_over")
+        self.buttons = {name: peer.node.create_client(Trigger, name) for name in presses}
         patient = {"proprio_timeout_s": 5.0 / rate}
         sections = {
-            "/**": {"use_sim_time": self.simulated, "rate_hz": rate, "task": task_of(rate, folder)},
+            "/**": {"use_sim_time": self.simulated, "rate_hz": rate, "task": task_of(rate, folder), **patience},
             "/**/sim_node": {"realtime_factor": factor, "patience_s": 30.0},
             "/**/actor_node": dict(patient),  # a copy: rcl reads no aliases
             "/**/safety_node": patient,
@@ -196,6 +198,8 @@ class Run:
         for name in NODES:
             self.active(name)
         self.graph.spin_until(lambda: self.now_ns() > 0, "the clock")
+        for name, client in self.buttons.items():  # a press must not wait until its service is found
+            self.graph.spin_until(client.service_is_ready, f"service {name}")
         return self
 
     def __exit__(self, *_):
@@ -236,7 +240,9 @@ class Run:
         return {value.key: value.value for value in all_of_it[-1].values}[key] if all_of_it else ""
 
     def press(self, name: str) -> None:
-        assert self.peer.call(Trigger, name).success
+        future = self.buttons[name].call_async(Trigger.Request())
+        self.graph.spin_until(future.done, f"the answer of {name}")
+        assert future.result().success, future.result().message
 
     def commands(self) -> dict[int, tuple]:
         """An episode with all who drive: the VLA, the actor, a person, the actor; by ticks after the reset."""
@@ -268,6 +274,7 @@ class RealRun(Run):
     """The same by the computer's clock, which waits for nobody."""
 
     simulated = False
+    late: dict[str, object]  # what came too late in `commands` to be the same; empty for a run that kept time throughout
 
     def hold(self, ns: int) -> None:
         pass
@@ -281,18 +288,32 @@ class RealRun(Run):
         while (left_ns := due_ns - time.time_ns()) > 0:
             self.graph.executor.spin_once(left_ns * 1e-9)
 
-    def late(self) -> dict[str, object]:
-        """What came later than a clock that waits lets anything come; empty for a run that kept time throughout."""
-        seen = len(self.diagnostics)  # a second on, every node has told of the whole run
-        self.graph.spin_until(lambda: len(self.diagnostics) > seen + 2 * len(NODES), "diagnostics")
-        counted = {"vla_node": "late_references", "actor_node": "ticks_with_older_proprio",
-                   "sim_node": "pictures_dropped"}  # fmt: skip
-        found = {f"{node} {key}": value for node, key in counted.items() if float(value := self.told(node, key)) > 0}
+    def commands(self) -> dict[int, tuple]:
+        before = self.counted()  # what came late while the nodes started is nothing to the run
+        commands = super().commands()
+        self.late = {name: count for name, count in self.counted().items() if count > before[name]}
+        for msg in self.executed:  # the gate goes on by the candidate before, which is a step shorter, for one not there
+            if 0 <= msg.tick - self.begin < 209 and msg.source != Source.HOLD and msg.steps < LOOKAHEAD:
+                self.late[f"the candidate of tick {msg.tick - self.begin}"] = 1
         state = self.episode[-1]
         for name, planned in (("start_tick", 13), ("critical_tick", 103)):
             if getattr(state, name) - self.begin != planned:
-                found[name] = getattr(state, name) - self.begin
-        return found
+                self.late[name] = getattr(state, name) - self.begin
+        return commands
+
+    def counted(self) -> dict[str, float]:
+        """What came later than a clock that waits lets anything come, until now."""
+        seen = len(self.diagnostics)  # a second on, every node has told of the whole run
+        self.graph.spin_until(lambda: len(self.diagnostics) > seen + 2 * len(NODES), "diagnostics")
+        counters = {"vla_node": "late_references", "actor_node": "ticks_with_older_proprio",
+                    "sim_node": "pictures_dropped"}  # fmt: skip
+        return {f"{node} {key}": float(self.told(node, key)) for node, key in counters.items()}
+
+
+def person(commands: dict[int, tuple]) -> tuple[int, int]:
+    """The first and the last tick in which a person drove."""
+    ticks = [tick for tick, (source, _) in commands.items() if source == Source.HUMAN]
+    return min(ticks), max(ticks)
 
 
 def policy(token_dim: int) -> Actor:
@@ -317,19 +338,22 @@ def test_commands_are_the_same_however_fast_the_clock_runs(graph, peer, tmp_path
 
 
 @pytest.mark.skipif(not os.environ.get("RLT_LONG_TESTS"), reason="needs a quiet machine; RLT_LONG_TESTS=1 runs it")
-def test_commands_are_the_same_as_in_real_time(graph, peer, tmp_path):
-    """At 10 Hz, where what takes a part of a tick or a few ticks comes in time, also on a machine that has other work."""
-    with Run(graph, peer, tmp_path, 0.0, RATE) as run:
+@pytest.mark.parametrize("rate", [10.0, 50.0])  # at 10 Hz what takes a few milliseconds too long still comes in time
+def test_commands_are_the_same_as_in_real_time(graph, peer, tmp_path, rate):
+    patience = {"latency_ticks": 10, "max_age_ticks": 25}  # for references, on a machine that is short of cores
+    with Run(graph, peer, tmp_path, 0.0, rate, **patience) as run:
         waited_for = run.commands()
     late = []
-    for attempt in range(3):
+    for attempt in range(6):
         folder = tmp_path / f"real_{attempt}"
         folder.mkdir()
-        with RealRun(graph, peer, folder, rate=RATE) as run:
-            real, why = run.commands(), run.late()
-        if not why:
+        with RealRun(graph, peer, folder, rate=rate, **patience) as run:
+            real = run.commands()
+        if person(real) != person(waited_for):
+            run.late["the person"] = person(real)
+        if not run.late:
             break
-        late.append(why)
+        late.append(run.late)
     else:
         pytest.fail(f"something came late in each of the runs in real time: {late}")
     assert sorted(real) == list(range(209)) == sorted(waited_for), "a tick without a command"
