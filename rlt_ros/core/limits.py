@@ -35,8 +35,8 @@ class Limits:
     """Limits of one robot and task.  What is not thought about must not pass: those without a default must be given.
 
     None (null in a task file) says that there is nothing to limit: for a task whose actions move no tool, or a robot
-    whose joints are not watched.  Positions and forces are read from proprioception, whose first three values are the
-    tool's position in the base frame; the actions called x, y, z move it along the same axes.
+    whose joints are not watched.  Positions and forces are read from proprioception: the tool's position in the base
+    frame, which the actions called x, y, z move along the same axes, and the force.
     """
 
     action_limit: float  # largest normalised action, at most 1
@@ -49,7 +49,8 @@ class Limits:
     workspace_lower: tuple[float, float, float] | None  # m, base frame
     workspace_upper: tuple[float, float, float] | None  # m, base frame
     max_force: float | None  # N, norm of the measured force
-    force_index: int  # place of Fx in proprioception, followed by Fy, Fz
+    force_index: int | None  # place of Fx in proprioception, followed by Fy, Fz; None: it has no force
+    pose_index: int | None = 0  # place of the tool's x, followed by y, z; None: it has no pose
     # With max_force
     force_reaction: str | None = None  # "hold", or "retreat": the gate itself backs off
     retreat_direction: tuple[float, float, float] | None = None  # base frame, away from what is pushed
@@ -98,7 +99,13 @@ class Limits:
         expect("workspace_lower", (lower is None) == (upper is None), "null exactly where workspace_upper is")
         expect("workspace_upper", all(u > l for l, u in zip(lower or (), upper or ())),
                f"more than workspace_lower {lower} on each axis")
-        expect("force_index", isinstance(self.force_index, int) and self.force_index >= 0, "an index from 0")
+        for name in ("force_index", "pose_index"):
+            value = getattr(self, name)
+            expect(name, value is None or isinstance(value, int) and value >= 0, "an index from 0")
+        for name, part, index in (("workspace_lower", "pose", self.pose_index),
+                                  ("max_force", "wrench", self.force_index)):
+            expect(name, getattr(self, name) is None or index is not None,
+                   f"null, as the task's state has no '{part}' to judge it by; or add that to the state")
         if self.max_force is not None:
             given = "as max_force is set"
             expect("force_reaction", self.force_reaction in REACTIONS, f"{' or '.join(REACTIONS)}, {given}")
@@ -283,8 +290,8 @@ class SafetyGate:
                              " limits.slow_watchdog: true")
         self.human_timeout_s = (human_timeout_steps(period_s) + 1) * period_s
         self.episode_timeout_s = episode_timeout_s
-        # What of the proprioception the limits read: position first, force from force_index on.
-        self.proprio_needed = max(0 if limits.workspace_lower is None else 3,
+        # Up to where the limits read the proprioception.
+        self.proprio_needed = max(0 if limits.workspace_lower is None else limits.pose_index + 3,
                                   0 if limits.max_force is None else limits.force_index + 3)
         if limits.retreat_direction is not None:
             length = hypot(*limits.retreat_direction)
@@ -297,13 +304,21 @@ class SafetyGate:
         self.reason = self.detail = ""
         self.outside = "", ""
         self.stopped = False
-        self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
+        self._ages = latency_ticks, max_age_ticks
         self._human_s = self._episode_s = -inf
         self._running = False
+        self._still = ((0.0,) * self.action_dim,) * (1 + BRIDGED_TICKS)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget what was commanded and what it was compared with: the robot stood still, or the clock was set back.
+
+        The emergency stop stays as it is.
+        """
+        self._references = ReferenceBuffer(*self._ages)
         self._chunk: Chunk | None = None
         self._received_s = -inf
         self._last = [0.0] * self.action_dim
-        self._still = ((0.0,) * self.action_dim,) * (1 + BRIDGED_TICKS)
         self._pushed_at: list[float] | None = None  # where the force came up
 
     # --- what comes in ----------------------------------------
@@ -425,8 +440,8 @@ class SafetyGate:
         return cause
 
     def _robot(self, proprio: Sequence[float], joints: np.ndarray | None) -> _Robot:
-        limits, i = self.limits, self.limits.force_index
-        place = list(proprio[:3]) if self.proprio_needed else []
+        limits, at, i = self.limits, self.limits.pose_index, self.limits.force_index
+        place = [] if limits.workspace_lower is None else list(proprio[at:at + 3])
         force = list(proprio[i:i + 3]) if limits.max_force is not None else []
         if self.joints is None:
             return _Robot(place, force, [], [], 1.0)
@@ -467,7 +482,7 @@ class SafetyGate:
         """Range, velocity and their changes.
 
         The last action was within range and velocity, and both are convex: a part of the way from there to another
-        action within them stays within them.
+        action within them stays within them. So what belongs together is shortened by one factor.
         """
         most, last, scale = self.limits.action_limit, self._last, self._scale
         action = self._changed("range", wanted, [min(max(a, -most), most) for a in wanted])
@@ -479,7 +494,11 @@ class SafetyGate:
         most = self.limits.max_step_change
         if any(abs(a - b) > most * _EXACT for a, b in zip(action, last)):
             self.counts["step_change"] += 1
-            action = [min(max(a, b - most), b + most) for a, b in zip(action, last)]
+            shares = [1.0 if abs(a - b) <= most else most / abs(a - b) for a, b in zip(action, last)]
+            for part, _, _ in self._parts:
+                least = min([shares[i] for i in part])
+                shares = [least if i in part else share for i, share in enumerate(shares)]
+            action = [b + (a - b) * share for a, b, share in zip(action, last, shares)]
         for part, _, furthest in self._parts:
             change = hypot(*[(action[i] - last[i]) * scale[i] for i in part])
             if change > furthest:

@@ -65,10 +65,9 @@ class SafetyNode(RltNode):
 
     def on_configure_(self) -> None:
         self.task = task = load_task(self.params.task)
-        layout = {"force_index": task.wrench_index}
         p = self.params
         own = {name: None if value == "null" else value for name, value in p.limits.items()}  # as ROS reads a YAML null
-        self.limits = Limits.from_mapping({**layout, **task.limits, **own})
+        self.limits = Limits.from_mapping({**task.layout, **task.limits, **own})
         self.watched = p.arm.joints if p.watch_joints else []
         self.gate = SafetyGate(
             self.limits,

@@ -98,7 +98,7 @@ class MotionMeter:
 
 def gate_limits(task: Task) -> Limits:
     """The safety gate's limits for a task in the simulator."""
-    return Limits.from_mapping({"force_index": task.wrench_index, **task.limits})
+    return Limits.from_mapping({**task.layout, **task.limits})
 
 
 class LockStep:

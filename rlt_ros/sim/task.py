@@ -82,9 +82,23 @@ class Task:
     @property
     def wrench_index(self) -> int:
         """Where the force stands in the proprioception; its end when the task has no wrench."""
+        return self._index("wrench")
+
+    @property
+    def pose_index(self) -> int:
+        """Where the tool's position stands in the proprioception; its end when the task has no pose."""
+        return self._index("pose")
+
+    @property
+    def layout(self) -> dict[str, int | None]:
+        """Where the safety gate's limits find what they limit; None for what the task has not."""
+        found = {"pose_index": self.pose_index, "force_index": self.wrench_index}
+        return {name: index if index < self.proprio_dim else None for name, index in found.items()}
+
+    def _index(self, key: str) -> int:
         start = 0
         for k in self.state:
-            if k.key == "wrench":
+            if k.key == key:
                 return start
             start += k.size
         return start

@@ -186,6 +186,39 @@ def test_motion_does_not_leave_the_workspace(place, action, expected):
     assert g.counts["workspace"] == (action != expected)
 
 
+def test_the_place_is_read_where_the_task_has_it():
+    g = SafetyGate(limits(force_index=0, pose_index=6), NAMES, SCALE, PERIOD_S)
+    g.offer(chunk(actions=[[0.5, 0.5, 0.0, 0.0]]), 1.0)
+    values = [0.0] * 6 + [0.999, 0.5, 0.5, 0.0]  # a wrench before the pose, which is at the wall in x
+    assert np.allclose(g.step(100, 1.0, values).actions, [[0.0, 0.5, 0.0, 0.0]])
+    held(g.step(101, 1.02, values[:8]), g, "exhausted")
+    g.offer(chunk(101, [[0.5, 0.5, 0.0, 0.0]]), 1.02)
+    held(g.step(101, 1.02, values[:8]), g, "no_proprio")
+
+
+@pytest.mark.parametrize(("index", "part", "key"), [("pose_index", "pose", "workspace_lower"),
+                                                    ("force_index", "wrench", "max_force")])
+def test_what_the_task_does_not_measure_cannot_be_limited(index, part, key):
+    with pytest.raises(ValueError, match=f"limits.{key}: .* no '{part}'"):
+        limits(**{index: None})
+
+
+def test_begun_anew_nothing_of_before_counts():
+    g = gate(max_linear_acceleration=5.0)  # 0.1 m/s a tick: action 0.2
+    g.offer(chunk(actions=[[0.0, 1.0, 0.0, 0.0]] * 3), 1.0)
+    assert np.allclose([g.step(100, 1.0, proprio()).actions[0], g.step(101, 1.02, proprio()).actions[0]],
+                       [[0, 0.2, 0, 0], [0, 0.4, 0, 0]])
+    g.begin_anew()
+    g.offer(chunk(50, [[0.0, 1.0, 0.0, 0.0]]), 1.02)  # of an earlier tick
+    assert np.allclose(g.step(50, 1.02, proprio()).actions[0], [0, 0.2, 0, 0])
+    g.begin_anew()
+    held(g.step(51, 1.04, proprio()), g, "no_command")
+    g = gate(max_deviation=0.5)
+    g.add_reference(Chunk(95, np.full((20, 4), 0.1), 95, Source.VLA))
+    g.begin_anew()
+    held(stepped(g, [0.1] * 4), g, "no_reference")
+
+
 def test_over_the_force_limit_it_holds():
     g = gate()
     held(stepped(g, [0.0, 0.0, -0.5, 0.0], force=(0.0, 30.0, 30.0)), g, "force")
@@ -345,6 +378,26 @@ def test_velocity_is_limited_in_metres_and_radians_a_second_along_the_same_way()
     out = stepped(g, [0.6, -0.8, 0.0, 0.9]).actions[0]
     assert np.allclose(out, [0.3, -0.4, 0.0, 0.4])
     assert g.counts["velocity"] == 2
+
+
+@pytest.mark.parametrize("most", [0.1, 0.3])
+def test_velocity_stays_limited_where_the_step_is_too(most):
+    """Bends at full speed: each axis changed on its own by at most a step would leave the circle between them."""
+    g, random = gate(max_step_change=most, max_linear_velocity=0.25, max_angular_velocity=0.4), np.random.default_rng(0)
+    g.step(100, 1.0, proprio())
+    last = np.zeros(4)
+    for tick in range(101, 1101):
+        if tick % 7 == 0:
+            wanted = random.uniform(-1.0, 1.0, 4)
+        else:
+            wanted = last if tick == 101 else wanted
+        g.offer(chunk(tick, [wanted]), tick * PERIOD_S)
+        out = np.asarray(g.step(tick, tick * PERIOD_S, proprio()).actions[0], float)
+        (linear,), (angular,) = speeds([out])
+        assert linear <= 0.25 * 1.00001 and angular <= 0.4 * 1.00001
+        assert np.abs(out - last).max() <= most + 1e-6
+        last = out
+    assert g.counts["step_change"] and g.counts["velocity"]
 
 
 def test_what_stands_exactly_at_the_limits_is_not_over_them():
