@@ -76,17 +76,21 @@ class Commander:
             raise ValueError(f"join_ticks: got {join_ticks}, expected 0 (chunks are not joined) or more")
         self.join_ticks = join_ticks
         self.human_timeout = human_timeout
-        self._tokens = TokenBuffer(latency_ticks, max_age_ticks)
-        self._references = ReferenceBuffer(latency_ticks, max_age_ticks)
+        self._ages = latency_ticks, max_age_ticks
         self._rng = np.random.default_rng(seed)
         self._phase = Phase.IDLE
         self._since_tick = 0
         self._episode = 0
-        self._plan: Chunk | None = None
-        self._last: Chunk | None = None  # what was commanded last, by whomever
+        self.begin_anew()
         self._human: np.ndarray | None = None
         self._human_age = 0
         self._taken_over: tuple[int, np.ndarray] | None = None  # at which tick, and the action before it
+
+    def begin_anew(self) -> None:
+        """Forget what was seen and commanded, as after a clock that was set back."""
+        self._tokens, self._references = TokenBuffer(*self._ages), ReferenceBuffer(*self._ages)
+        self._plan: Chunk | None = None
+        self._last: Chunk | None = None  # what was commanded last, by whomever
 
     # --- what comes in ----------------------------------------
 

@@ -46,6 +46,7 @@ class Arm:
         for name in self.names:
             if name not in moving:
                 raise ValueError(f"URDF: no moving joint '{name}', it has {', '.join(moving) or 'none'}")
+        _expect_known(root, base, tip, self.names)
         self.limits = tuple(_limits(moving[name]) for name in self.names)
         self._mujoco = mujoco
         try:
@@ -97,6 +98,27 @@ class Arm:
         base = data.xmat[self._base].reshape(3, 3)
         position = base.T @ (data.xpos[self._tip] - data.xpos[self._base])
         return position, base.T @ data.xmat[self._tip].reshape(3, 3)
+
+
+def _expect_known(root: ElementTree.Element, base: str, tip: str, names: Sequence[str]) -> None:
+    """ValueError where something between base and tip moves that is not among `names`: the tool would be elsewhere."""
+    above = {joint.find("child").get("link"): joint for joint in root.findall("joint")}
+
+    def to_root(link: str) -> list[ElementTree.Element]:
+        way = []
+        while link in above and len(way) <= len(above):
+            way.append(above[link])
+            link = above[link].find("parent").get("link")
+        return way
+
+    ways = to_root(base), to_root(tip)
+    for joint in [joint for way, other in (ways, ways[::-1]) for joint in way if joint not in other]:
+        name, kind = joint.get("name"), joint.get("type")
+        if joint.find("mimic") is not None:
+            raise ValueError(f"URDF: joint '{name}' between '{base}' and '{tip}' mimics another, which is not supported")
+        if kind != "fixed" and name not in names:
+            raise ValueError(f"URDF: joint '{name}' ({kind}) moves '{tip}' in '{base}' and is not among the joints"
+                             f" {', '.join(names)}; add it to arm.joints, or choose arm.base and arm.tip around it")
 
 
 def _bare(urdf: str) -> ElementTree.Element:

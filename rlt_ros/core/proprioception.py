@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import atan2
+from math import atan2, inf
 
 import numpy as np
 
 from rlt_ros.core.finite import fit_float32
 
 SIZES = {"pose": 4, "twist": 4, "wrench": 6}  # x y z yaw, their velocities, force and torque
+_LEAST = 1e-12  # square of a quaternion's norm, below which it says nothing
 _GAP_S = 0.2  # positions further apart say nothing of the velocity now
 
 
@@ -194,6 +195,9 @@ def _picked(kind: str, values: Sequence[float], names: Sequence[str], rows: Sequ
 
 
 def yaw_of(quaternion: Sequence[float]) -> float:
-    """Yaw [rad] about the base's z axis of an orientation x y z w."""
+    """Yaw [rad] about the base's z axis of an orientation x y z w; ProprioError when it is none."""
     x, y, z, w = quaternion
-    return atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+    if not _LEAST < x * x + y * y + z * z + w * w < inf:  # nor NaN
+        raise ProprioError(f"pose: orientation {list(quaternion)} is no quaternion, expected four finite numbers with"
+                           " a norm of 1; the reading is dropped")
+    return atan2(2.0 * (w * z + x * y), w * w + x * x - y * y - z * z)  # of any length

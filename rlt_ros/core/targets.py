@@ -19,7 +19,8 @@ from rlt_ros.core.rotations import matrix_of, shortened, turn, vector_of
 
 STRAY = 1.5  # leashes: what is further off was not left behind but moved
 ANCHOR_TICKS = 10
-SLACK_M, SLACK_RAD = 0.0005, 0.005  # that the joints may be behind the Cartesian target that they follow
+# How fast joints that are behind the Cartesian target may make up for it: m/s and rad/s.
+SLACK_M_S, SLACK_RAD_S = 0.025, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class ActionLayout:
 class PoseTarget:
     """A Cartesian target: moved by x, y, z and yaw in the base frame; roll and pitch stay those of the start."""
 
-    def __init__(self, leash_m: float, leash_rad: float) -> None:
+    def __init__(self, leash_m: float, leash_rad: float,
+                 box: tuple[Sequence[float], Sequence[float]] | None = None) -> None:
+        """box: lower and upper corner, m, that no target leads out of; from outside it may lead back."""
+        self._box = box
         self.leash_m, self.leash_rad = leash_m, leash_rad
         self._target: tuple[np.ndarray, np.ndarray] | None = None
         self._measured: tuple[np.ndarray, np.ndarray] | None = None
@@ -86,7 +90,10 @@ class PoseTarget:
         self._target = position + np.asarray(motion[:3], float), turn([0.0, 0.0, yaw]) @ rotation
         ahead, turned = self._ahead()
         at, facing = self._measured
-        self._target = at + shortened(ahead, self.leash_m), turn(shortened(turned, self.leash_rad)) @ facing
+        position = at + shortened(ahead, self.leash_m)
+        if self._box is not None:
+            position = position.clip(np.minimum(self._box[0], at), np.maximum(self._box[1], at))
+        self._target = position, turn(shortened(turned, self.leash_rad)) @ facing
         return self._target
 
     def _ahead(self) -> tuple[np.ndarray, np.ndarray]:
@@ -190,8 +197,8 @@ class JointTargets:
             motion = np.concatenate([position - point.at, vector_of(rotation @ point.facing.T)])
             change = self._arm.step(point.joints, motion)
         there = self._at(self._bounded(point.joints, change))
-        behind = shortened(position - there.at, SLACK_M)
-        turned = shortened(vector_of(rotation @ there.facing.T), SLACK_RAD)
+        behind = shortened(position - there.at, SLACK_M_S * self._period_s)
+        turned = shortened(vector_of(rotation @ there.facing.T), SLACK_RAD_S * self._period_s)
         return replace(there, position=there.at + behind, rotation=turn(turned) @ there.facing)
 
     def _bounded(self, joints: np.ndarray, change: np.ndarray) -> np.ndarray:
@@ -211,6 +218,10 @@ class GripperTarget:
         self._lower, self._upper, self._leash = lower, upper, leash
         self._measured: float | None = None
         self._target = 0.0
+
+    def forget(self) -> None:
+        """Let the target be the opening that is measured next."""
+        self._measured = None
 
     def observe(self, measured: float) -> None:
         """The measured opening, once a tick before `step`."""

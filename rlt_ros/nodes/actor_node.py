@@ -127,12 +127,14 @@ class ActorNode(RltNode):
 
     def on_state(self, data: bytes) -> None:
         frame = state_from_wire(data, proprio_dim=self.task.proprio_dim)
+        self.expect_recent("RL token", frame.tick, None)
         self.commander.add_state(frame)
         self.token_dim = len(frame.token)
         if self.latest_weights is not None:
             self.on_weights(self.latest_weights)
 
     def on_reference(self, msg: ActionChunk) -> None:
+        self.expect_recent("reference", msg.observation_tick, None)
         self.commander.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
@@ -209,8 +211,12 @@ class ActorNode(RltNode):
 
     def act(self, tick: int) -> None:
         """Command a tick, once."""
-        if self.acted_tick - 1 <= tick <= self.acted_tick:  # done, or overtaken; further back: the clock was set
+        if self.acted_tick - 1 <= tick <= self.acted_tick:  # done, or overtaken
             return
+        if tick < self.acted_tick:
+            self.get_logger().error("the clock was set back: the robot is held until its streams are of this time")
+            self.commander.begin_anew()
+            self.proprio, self.proprio_tick = None, -1
         self.acted_tick = tick
         now_s = self.now_s()
         self.pace.record(now_s)

@@ -17,7 +17,7 @@ from rlt_ros.ros.ingest import add_numbers, add_reading
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.ros.robot import JointBook, load_arm
-from rlt_ros.ros.wire import numbers_from_wire, proprio_to_wire
+from rlt_ros.ros.wire import frame_from_wire, numbers_from_wire, proprio_to_wire
 from rlt_ros.sim.task import load_task
 
 
@@ -31,6 +31,9 @@ class ProprioNode(RltNode):
 
     @dataclass(frozen=True, kw_only=True)
     class Parameters(SharedParameters):
+        frame_id: str = parameter(
+            "base_link", "frame of driver/pose and driver/twist, in which the actions are; one without a name passes"
+        )
         derive_twist: bool = parameter(False, "compute the twist from poses, for robots that publish none")
         velocity_filter_s: float = parameter(
             0.02, "time constant of the low pass on velocities that are computed", unit="s", low=0.0, high=1.0
@@ -72,8 +75,14 @@ class ProprioNode(RltNode):
 
     def hear(self, stream: str, msg_type: type) -> None:
         """Use a driver's pose, twist or wrench, which come with every tick: as bytes."""
+        mine = "", self.params.frame_id
 
         def use(data: bytes) -> None:
+            # A force is judged by its size, whatever its frame; a place in another frame is another place.
+            if msg_type is not WrenchStamped and (frame := frame_from_wire(data, msg_type)) not in mine:
+                text = f"it is in the frame '{frame}', expected '{mine[1]}', in which the actions are"
+                self.troubles.note(f"{stream} refused", f"driver/{stream}: {text}", self.now_s())
+                raise ValueError(f"{text}; set frame_id of proprio_node and safety_node, or send it in that frame")
             ns, numbers = numbers_from_wire(data, msg_type)
             self.take(stream, ns, lambda: add_numbers(self.assembler, stream, numbers, self.control.tick(ns), ns))
 

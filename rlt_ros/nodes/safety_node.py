@@ -9,10 +9,10 @@ from std_msgs.msg import String
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.commander import human_timeout_steps
 from rlt_ros.core.episode import Phase
-from rlt_ros.core.limits import JointGuard, Limits, SafetyGate
+from rlt_ros.core.limits import BRIDGED_TICKS, JointGuard, Limits, SafetyGate
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.ros import outputs, qos
-from rlt_ros.ros.conversions import chunk_from_msg, header
+from rlt_ros.ros.conversions import chunk_from_msg, header, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
@@ -63,12 +63,15 @@ class SafetyNode(RltNode):
             True, "where arm.joints are set: hold without joint states, and limit the joints by limits.joint_*"
         )
 
+    gate: SafetyGate | None = None
+
     def on_configure_(self) -> None:
         self.task = task = load_task(self.params.task)
         p = self.params
         own = {name: None if value == "null" else value for name, value in p.limits.items()}  # as ROS reads a YAML null
         self.limits = Limits.from_mapping({**task.layout, **task.limits, **own})
         self.watched = p.arm.joints if p.watch_joints else []
+        stopped = self.gate is not None and self.gate.stopped  # an emergency stop outlives a clean-up
         self.gate = SafetyGate(
             self.limits,
             task.action_names,
@@ -79,6 +82,7 @@ class SafetyNode(RltNode):
             max_age_ticks=max(p.max_age_ticks, p.latency_ticks) + p.chunk_steps,
             episode_timeout_s=p.episode_timeout_s,
         )
+        self.gate.stopped = stopped
         self.book = JointBook(self.watched)
         self.described = self.unusable = ""  # the robot description in use; why the one that came cannot be
         given = [f"limits.{key}" for key in p.limits if key.startswith("joint_")]
@@ -104,7 +108,7 @@ class SafetyNode(RltNode):
             self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
         if self.watched and p.arm.urdf == DESCRIPTION:
             self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
-        self.trigger("safety/stop", self.on_stop)
+        self.trigger("safety/stop", self.on_stop, always=True)
         self.trigger("safety/release", self.on_release)
         self.every_tick(self.on_watchdog, self.params.watchdog_phase)
         self.every(1.0, lambda: self.report(force=True))
@@ -121,6 +125,17 @@ class SafetyNode(RltNode):
     def owed_ns(self) -> int | None:
         return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
 
+    def on_activate_(self) -> None:
+        """Whatever moved the arm meanwhile: from rest, from where it is now."""
+        self.begin_anew()
+        for output in self.outputs:
+            output.forget()
+
+    def begin_anew(self) -> None:
+        """No command of before is carried out."""
+        self.gate.begin_anew()
+        self.sent_tick = -1
+
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
         self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
@@ -132,6 +147,7 @@ class SafetyNode(RltNode):
         self.proprio_s = self.now_s()
 
     def on_reference(self, msg: ActionChunk) -> None:
+        self.expect_recent("reference", msg.observation_tick, None)
         self.gate.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
@@ -156,6 +172,8 @@ class SafetyNode(RltNode):
 
     def on_joint_states(self, msg: JointState) -> None:
         try:
+            if ns := stamp_ns(msg.header.stamp):  # some drivers write none
+                self.expect_recent("joint states", self.control.tick(ns), self.params.max_age_ticks)
             self.book.add(msg, self.now_s())
             if lacking := self.lacking():
                 has = ", ".join(msg.name) or "no names"
@@ -191,10 +209,14 @@ class SafetyNode(RltNode):
             self.gate.refuse("malformed")
             raise
         self.gate.offer(chunk, self.now_s())
-        if self.sent_tick < chunk.tick <= self.control.tick(self.now_ns()) + 1:
+        now = self.control.tick(self.now_ns())
+        if self.sent_tick < chunk.tick and now - BRIDGED_TICKS <= chunk.tick <= now + 1:
             self.step(chunk.tick)
 
     def on_watchdog(self, tick: int) -> None:
+        if tick < self.sent_tick - 1:  # by more than a candidate may be early: the clock was set back
+            self.get_logger().error("the clock was set back: the robot is held until commands of its time come")
+            self.begin_anew()
         if self.sent_tick < tick:
             self.step(tick)
 
@@ -216,7 +238,10 @@ class SafetyNode(RltNode):
 
     def on_stop(self) -> str:
         self.gate.estop()
-        self.step(max(self.sent_tick, self.control.tick(self.now_ns())))
+        if self.active:
+            for output in self.outputs:
+                output.stop()
+            self.step(max(self.sent_tick, self.control.tick(self.now_ns())))
         self.get_logger().warning("emergency stop; call safety/release to go on")
         return "stopped; call safety/release to go on"
 

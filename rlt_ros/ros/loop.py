@@ -100,6 +100,7 @@ class TickLoop:
             raise ValueError(f"later phase of the loop is {later_phase}, expected more than {phase} and less than 1")
         self._later, self._later_ns = later, round((later_phase - phase) * clock.period_ns)
         self.statistics = PeriodStatistics(clock.period_ns * 1e-9)
+        self._period_ns = clock.period_ns
         self._function = function
         self._schedule = TickSchedule(clock, phase)
         self._now_ns = now_ns
@@ -133,24 +134,30 @@ class TickLoop:
                 tick, due_ns = self._schedule.next(self._now_ns(), last)
                 if self._stopped_at(due_ns):
                     return
+                if self._set_back(due_ns):
+                    continue
                 self.statistics.record(time.monotonic(), 0 if last is None else max(0, tick - last - 1))
                 last = tick
                 if self._function(tick) is not True and self._later is not None:
                     if self._stopped_at(due_ns + self._later_ns):
                         return
-                    self._later(tick)
+                    if not self._set_back(due_ns + self._later_ns):
+                        self._later(tick)
         except BaseException as error:
             if self._on_error is None:
                 raise
             self._on_error(error)
 
-
     def _stopped_at(self, due_ns: int) -> bool:
-        """Sleep until then; whether the loop has been stopped."""
-        wait_s = (due_ns - self._now_ns()) * 1e-9
-        if wait_s > 0.0:
-            time.sleep(wait_s)  # finer than Event.wait, which goes through a condition
+        """Sleep until then, a period at most; whether the loop has been stopped."""
+        wait_ns = min(due_ns - self._now_ns(), self._period_ns)
+        if wait_ns > 0:
+            time.sleep(wait_ns * 1e-9)  # finer than Event.wait, which goes through a condition
         return self._stop.is_set()
+
+    def _set_back(self, due_ns: int) -> bool:
+        """Whether the clock went back meanwhile: what has been waited for is in the future again."""
+        return due_ns - self._now_ns() > self._period_ns // 2
 
 
 class ClockedLoop:

@@ -46,6 +46,7 @@ from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _WALL = Clock(clock_type=ClockType.STEADY_TIME)
 _WARN_EVERY_S = 2.0  # a peer that sends garbage at 50 Hz must not fill the log
+_AHEAD_S = 0.5  # what is stamped further in the future comes from a clock that is wrong, or was
 # A node that has just been activated says oftener how it is, until all is well or so long: others wait for it.
 _NEWS_EVERY_S, _NEWS_FOR_S = 0.1, 5.0
 
@@ -163,12 +164,15 @@ class RltNode(LifecycleNode):
         self.get_logger().warning(f"dropped a message on {topic} ({self.rejected[topic]} so far): {error}",
                                   throttle_duration_sec=_WARN_EVERY_S)
 
-    def trigger(self, name: str, action: Callable[[], str | None]) -> Any:
-        """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError becomes a refusal."""
+    def trigger(self, name: str, action: Callable[[], str | None], always: bool = False) -> Any:
+        """Offer a std_srvs/Trigger. `action` returns what to say; a ValueError or RuntimeError becomes a refusal.
+
+        always: also while the node is inactive.
+        """
 
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
-                if not self.active:
+                if not self.active and not always:
                     raise RuntimeError(f"{self.get_name()} is not active")
                 response.message = action() or "done"
                 response.success = True
@@ -284,12 +288,16 @@ class RltNode(LifecycleNode):
                 self._left_ns = until_ns
                 self._leave.publish(header(until_ns, self.get_fully_qualified_name()))
 
-    def expect_recent(self, what: str, tick: int, most: int) -> None:
-        """ValueError when `tick` is more than `most` ticks ago: `what` came too late to be acted on."""
+    def expect_recent(self, what: str, tick: int, most: int | None) -> None:
+        """ValueError when `tick` is more than `most` ticks ago (None: no matter): `what` came too late to be acted on;
+        or when it is half a second in the future: what is kept by its tick would be used when nobody expects it."""
         age = self.control.tick(self.now_ns()) - tick
-        if age > most:
+        if most is not None and age > most:
             raise ValueError(f"{what} of tick {tick} is {age} ticks old on arrival, expected at most {most};"
                              " synchronise the clocks (chrony or PTP) or find what delays it")
+        if -age * self.control.period_s > _AHEAD_S:
+            raise ValueError(f"{what} of tick {tick} is {-age * self.control.period_s:.1f} s ahead of this computer's"
+                             f" clock, expected at most {_AHEAD_S} s; synchronise the clocks (chrony or PTP)")
 
     def fail(self, error: BaseException) -> None:
         """End the process with exit code 1 because of `error`; safe from any thread."""

@@ -5,6 +5,7 @@ gate decides, whether it could send (`cause`), and is then given what the gate l
 what makes its controller stand still, each tick again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,11 +17,12 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rlt_ros.core.chunks import Chunk, Source
 from rlt_ros.core.kinematics import JointLimits
+from rlt_ros.core.limits import Limits
 from rlt_ros.core.rotations import quaternion_of
 from rlt_ros.core.targets import ActionLayout, GripperTarget, JointTargets, PoseTarget, tracking_error
 from rlt_ros.ros import qos
 from rlt_ros.ros.control_messages import controller_state_type
-from rlt_ros.ros.conversions import header, packed
+from rlt_ros.ros.conversions import header, packed, stamp_ns
 from rlt_ros.ros.parameters import ParameterError, parameter
 from rlt_ros.ros.robot import JointBook, load_arm
 
@@ -66,6 +68,12 @@ class Output(Protocol):
 
     def send(self, chunk: Chunk) -> None:
         """Command what the gate let through for chunk.tick; source HOLD: stand still."""
+
+    def stop(self) -> None:
+        """Let the next hold be where the robot is now, not where it was to go: an emergency stop."""
+
+    def forget(self) -> None:
+        """Begin where the robot is: somebody else may have moved it."""
 
 
 def make(node: "RltNode", task: Any, book: JointBook) -> list[Output]:
@@ -115,6 +123,11 @@ class TwistOutput:
     def cause(self, now_s: float) -> tuple[str, str]:
         return "", ""
 
+    def stop(self) -> None:
+        pass
+
+    forget = stop
+
     def send(self, chunk: Chunk) -> None:
         x, y, z, yaw = [*(chunk.actions[0][self.index] * self.per_s).tolist(), 0.0][:4]
         msg = TwistStamped(header=header(self.node.now_ns(), self.node.params.frame_id))
@@ -129,7 +142,10 @@ class PoseOutput:
         self.node, self.book, self.index = node, book, list(layout.motion)
         self.scale = scale[self.index]
         params = node.params.output
-        self.target = PoseTarget(params.leash_m, params.leash_rad)
+        limits = node.limits
+        box = None if limits.workspace_lower is None else (limits.workspace_lower, limits.workspace_upper)
+        self.target = PoseTarget(params.leash_m, params.leash_rad, box)
+        self.stop = self.forget = self.target.forget
         self.arm = load_arm(node.params.arm, "interface 'pose'") if node.params.arm.urdf else None
         self.measured: tuple | None = None
         self.measured_s = -np.inf
@@ -145,6 +161,8 @@ class PoseOutput:
                 f"driver/pose is in the frame '{msg.header.frame_id}', expected '{self.node.params.frame_id}', in "
                 "which actions and targets are; set frame_id, or arm.urdf to compute the pose"
             )
+        if ns := stamp_ns(msg.header.stamp):
+            self.node.expect_recent("driver/pose", self.node.control.tick(ns), self.node.params.max_age_ticks)
         p, q = msg.pose.position, msg.pose.orientation
         position, quaternion = (p.x, p.y, p.z), (q.x, q.y, q.z, q.w)
         if not np.isfinite([*position, *quaternion]).all() or np.linalg.norm(quaternion) < 1e-6:
@@ -187,12 +205,14 @@ class JointOutput:
         arm = None
         if layout.motion or node.params.arm.urdf:
             arm = load_arm(node.params.arm, wanted)
-        limits = arm.limits if arm is not None else [JointLimits(-np.inf, np.inf, np.inf)] * len(self.names)
+        free = [JointLimits(-np.inf, np.inf, np.inf)] * len(self.names)
+        limits = narrowed(arm.limits if arm is not None else free, node.limits)
         self.index = list(layout.joints or layout.motion)
         self.scale = scale[self.index]
         self.fastest = np.array([limit.velocity for limit in limits])
         book.want(self.names)
         self.targets = JointTargets(limits, params.leash_joint, node.control.period_s, None if layout.joints else arm)
+        self.stop = self.forget = self.targets.forget
         self.max_error, self.error, self.error_s = params.max_tracking_error, np.inf, -np.inf
         if self.max_error:
             node.subscribe(controller_state_type("parameter 'output.max_tracking_error'"), "driver/controller_state",
@@ -262,6 +282,7 @@ class GripperOutput:
         book.want([self.joint])
         self.index, self.scale = layout.gripper, float(scale[layout.gripper])
         self.target = GripperTarget(params.lower, params.upper, params.leash)
+        self.forget = self.target.forget
         self.trajectory = params.interface == "joint_trajectory"
         if self.trajectory:
             self.topic = node.publish(JointTrajectory, "driver/gripper/joint_trajectory", qos.COMMAND)
@@ -275,6 +296,9 @@ class GripperOutput:
         self.target.observe(float(measured[0]))
         return "", ""
 
+    def stop(self) -> None:
+        """It does not let go of what it holds."""
+
     def send(self, chunk: Chunk) -> None:
         target = self.target.step(float(chunk.actions[0][self.index]) * self.scale)
         if target is None:
@@ -286,6 +310,21 @@ class GripperOutput:
             self.topic.publish(trajectory_msg(stamp_ns, clock.period_ns, 0, [self.joint], point, 0 * point))
         else:
             self.topic.publish(Float64MultiArray(data=packed([target], "d")))
+
+
+def narrowed(limits: Sequence[JointLimits], own: Limits) -> list[JointLimits]:
+    """A URDF's limits and those of the robot's file, the margin taken off: what no joint target leads out of."""
+    margin = own.joint_margin or 0.0
+    lower, upper, velocity = (
+        given if given is not None else [far] * len(limits)
+        for given, far in ((own.joint_lower, -np.inf), (own.joint_upper, np.inf), (own.joint_velocity, np.inf))
+    )
+    try:
+        return [JointLimits(max(limit.lower, low) + margin, min(limit.upper, high) - margin, min(limit.velocity, most))
+                for limit, low, high, most in zip(limits, lower, upper, velocity, strict=True)]
+    except ValueError:
+        raise ParameterError(f"limits.joint_lower, joint_upper and joint_velocity: expected {len(limits)} numbers each,"
+                             f" one for each of arm.joints") from None
 
 
 def trajectory_msg(

@@ -40,6 +40,9 @@ def load_arm(params: ArmParameters, wanted_by: str) -> Arm:
         raise ParameterError(f"arm: {error}") from None
 
 
+FURTHEST = 1e4  # rad or m; nothing of an arm is there
+
+
 class JointBook:
     """The newest position of each of `names`, from joint states of any order, also several messages for one robot."""
 
@@ -59,6 +62,8 @@ class JointBook:
         found = {name: value for name, value in zip(msg.name, msg.position) if name in self.names}
         if not np.isfinite(list(found.values())).all():
             raise ValueError(f"joint states are not finite: {found}")
+        if any(abs(value) > FURTHEST for value in found.values()):
+            raise ValueError(f"joint states have a position beyond {FURTHEST:g} rad or m: {found}; look at the driver")
         self._since_s = min(self._since_s, now_s)
         self._known |= {name: (value, now_s) for name, value in found.items()}
 

@@ -75,6 +75,17 @@ def numbers_from_wire(data: bytes, msg_type: type) -> tuple[int, tuple[float, ..
         raise ValueError(f"{msg_type.__name__} of {len(data)} bytes ends early: {error}") from None
 
 
+def frame_from_wire(data: bytes, msg_type: type) -> str:
+    """The frame_id of the same bytes."""
+    if data[:2] != _PLAIN:
+        return _by_rclpy(data, msg_type).header.frame_id
+    try:
+        begin = 4 + _STAMP.size
+        return data[begin : begin + _STAMP.unpack_from(data, 4)[2] - 1].decode(errors="replace")
+    except StructError as error:
+        raise ValueError(f"{msg_type.__name__} of {len(data)} bytes ends early: {error}") from None
+
+
 def chunk_from_wire(data: bytes, action_dim: int | None = None) -> Chunk:
     """The bytes of an ActionChunk as chunk_from_msg gives it; ValueError when they end early, too."""
     if data[:2] != _PLAIN:

@@ -101,6 +101,14 @@ def test_meshes_are_not_looked_for():
             "lower < upper",
         ),
         (URDF.replace('velocity="3.0"', 'velocity="0"'), "base_link", "tcp", JOINTS, "velocity above 0"),
+        (URDF, "base_link", "tcp", JOINTS[1:], r"joint 'joint1' \(.*\) moves 'tcp' in 'base_link' and is not among"),
+        (
+            URDF.replace('<parent link="link1"/>', '<parent link="link1"/><mimic joint="joint1"/>'),
+            "base_link",
+            "tcp",
+            JOINTS,
+            "'joint2' between 'base_link' and 'tcp' mimics another",
+        ),
     ],
 )
 def test_what_a_urdf_lacks_is_named(urdf, base, tip, names, said):

@@ -161,3 +161,14 @@ def test_older_reading_of_a_stream_is_refused_until_the_clock_is_said_to_be_set(
     a.restart()
     a.add_wrench(5, 100 * MS, (2, 0, 0), (0, 0, 0))
     assert a.join()[0] == 5
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 0.0, 0.0, 0.0), (np.nan, 0.0, 0.0, 1.0), (np.inf, 0.0, 0.0, 1.0)])
+def test_orientation_that_is_none_is_refused(wrong):
+    with pytest.raises(ProprioError, match="no quaternion"):
+        ProprioAssembler(LAYOUT).add_pose(1, 20 * MS, (0.4, 0.0, 0.1), wrong)
+
+
+def test_orientation_of_another_length_is_the_same():
+    assert yaw_of((0.0, 0.0, 0.1, 0.1)) == pytest.approx(np.pi / 2)
+    assert yaw_of((2.0, 0.0, 0.0, 2.0)) == pytest.approx(0.0)

@@ -259,3 +259,40 @@ def test_tracking_error_is_that_of_the_worst_joint_and_unknown_is_infinite():
     assert tracking_error(["a", "b"], ["a"], [0.1]) == np.inf
     assert tracking_error(["a"], ["a"], [np.nan]) == np.inf
     assert tracking_error(["a"], ["a"], []) == np.inf
+
+
+def test_pose_target_does_not_leave_its_box_and_leads_back_from_outside():
+    target = PoseTarget(0.02, 0.2, ([0.3, -0.1, 0.05], [0.5, 0.1, 0.2]))
+    for _ in range(40):  # a tool that is stopped just above the floor
+        target.observe([0.4, 0.0, 0.055], [0, 0, 0, 1])
+        position, _ = target.step([0.0, 0.0, -0.001, 0.0])
+    assert position[2] == pytest.approx(0.05)
+    target.forget()
+    target.observe([0.4, 0.0, 0.045], [0, 0, 0, 1])  # somebody pushed it through
+    np.testing.assert_allclose(target.step([0, 0, -0.001, 0])[0], [0.4, 0.0, 0.045])  # no further
+    np.testing.assert_allclose(target.step([0, 0, 0.001, 0])[0], [0.4, 0.0, 0.046])
+
+
+@pytest.mark.parametrize("rate", [50.0, 250.0, 500.0])
+def test_joints_that_are_stuck_are_not_driven_faster_at_a_higher_rate(arm, rate):
+    """What the joints are behind is made up for at a speed, not by a length a tick."""
+    targets, fastest = JointTargets(arm.limits, 0.02, 1.0 / rate, arm), 0.0
+    motion = np.array([[0.0, 0.06, 0.0, 0.0]]) / rate  # 0.06 m/s
+    targets.observe(START)
+    before = targets.plan(0, STILL).positions[0]
+    for tick in range(1, int(rate)):
+        targets.observe(START if tick < rate / 2 else before)
+        after = targets.plan(tick, motion).positions[0]
+        moved = arm.pose(after)[0] - arm.pose(before)[0]
+        fastest, before = max(fastest, np.linalg.norm(moved) * rate), after
+    assert fastest <= 0.06 + 0.025 + 0.005
+
+
+def test_gripper_that_was_forgotten_begins_where_it_is():
+    gripper = GripperTarget(0.0, 0.04, 0.01)
+    gripper.observe(0.02)
+    assert gripper.step(-0.005) == pytest.approx(0.015)
+    gripper.forget()
+    assert gripper.step(0.0) is None
+    gripper.observe(0.035)
+    assert gripper.step(0.0) == pytest.approx(0.035)

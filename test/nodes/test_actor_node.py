@@ -381,6 +381,24 @@ def test_commands_go_on_after_the_clock_was_set_back(paced):
     assert p.phase_of(tick + 1) < 1.0
 
 
+def test_after_the_clock_was_set_back_nothing_seen_before_is_used(graph, driven):
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "motion")
+    with driven.node._lock:
+        driven.node.acted_tick += 1000
+        driven.node.act(driven.node.acted_tick - 1000)
+    assert driven.node.hold_reason == "no proprioception" and not len(driven.node.commander._references)
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "motion by new references")
+
+
+def test_references_and_tokens_of_the_future_are_refused(graph, driven):
+    ahead = driven.peer.tick() + 500
+    driven.reference(driven.peer.chunk(ahead, [0.1] * 4, 50))
+    driven.state(state_to_msg(TokenFrame(ahead, np.ones(6), np.zeros(14)), driven.peer.clock))
+    rejected = driven.node.rejected
+    graph.spin_until(lambda: rejected["vla/reference"] and rejected["vla/rl_state"], "the refusals")
+    assert not len(driven.node.commander._references)
+
+
 def test_period_errors_count_from_the_first_episode_on(graph, driven):
     driven.until(graph, Phase.IDLE, lambda: driven.node.loop.statistics.ticks > 20, "ticks")
     statistics = driven.node.loop.statistics

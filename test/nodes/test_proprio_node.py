@@ -146,3 +146,25 @@ def test_arm_and_gripper_in_joint_states_of_their_own_with_velocities_that_nobod
     values = np.array(heard[-1].values)
     np.testing.assert_allclose(values[2:], [-1.0, 0.5, 0.04], atol=1e-4)
     assert values[0] == pytest.approx(-2 * values[1])
+
+
+@pytest.mark.parametrize("stream", ["pose", "twist"])
+def test_pose_or_twist_of_another_frame_is_refused_and_told(graph, start, peer, stream):
+    """In UR's `base` x and y have the other sign: the walls would be on the wrong side."""
+    node = start(ProprioNode, frame_id="base_link")
+    kind = {"pose": PoseStamped, "twist": TwistStamped}[stream]
+    say, message = peer.say(kind, f"driver/{stream}", qos.SENSOR), kind()
+
+    def sent(frame: str) -> None:
+        message.header = header(peer.clock.stamp_ns(peer.tick()), frame)
+        if stream == "pose":
+            message.pose.orientation.w = 1.0
+        say(message)
+
+    refused = lambda: node.rejected[f"driver/{stream}"]  # noqa: E731
+    graph.spin_until(lambda: (sent("base"), refused())[1], "the refusal")
+    graph.spin_until(lambda: f"driver/{stream}: it is in the frame 'base', expected 'base_link'" in node.problem, "word")
+    assert stream in node.assembler.waiting_for()
+    for frame in ("base_link", ""):
+        node.assembler.restart()
+        graph.spin_until(lambda: (sent(frame), stream not in node.assembler.waiting_for())[1], "a reading")  # noqa: B023

@@ -1,19 +1,25 @@
 """The last word before the robot."""
 
+import re
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import qos
+from rlt_ros.ros.conversions import header
+from rlt_ros.sim.task import task_folder
 
 LIMITS = {"limits__action_limit": 1.0, "limits__max_step_change": 2.0, "limits__command_timeout_s": 0.04}
 UP = [0.0, 0.0, 0.5, 0.0]
@@ -339,3 +345,89 @@ def test_twist_interface_sends_metres_per_second_and_ends_with_zero(graph, start
 def test_twist_of_a_task_with_other_actions_fails_at_configure(make):
     error = make(SafetyNode, task="reacher", interface="twist", **LIMITS).configure_error
     assert "interface 'twist'" in error and "shoulder, elbow" in error
+
+
+# --- what was before a pause, or before the clock was set back
+
+
+class Shifted(SafetyNode):
+    """A gate whose clock can be set, as NTP does it."""
+
+    shift_ns = 0
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self.shift_ns
+
+
+def test_clock_that_is_set_back_holds_the_robot_and_it_goes_on_by_commands_of_the_new_time(graph, start, peer):
+    node = driven_by(peer, start(type("SafetyNode", (Shifted,), {}), **LIMITS))
+    until_moving(graph, node)
+    before, back = node.sent_tick, 500  # ticks
+    node.shift_ns = -back * peer.clock.period_ns
+    held = lambda: [msg for msg in node.heard if msg.tick < before - back + 100]  # noqa: E731
+    graph.spin_until(lambda: len(held()) > 5, "ticks of the new time, without any command of it")
+    assert all(msg.source == Source.HOLD for msg in held())
+    peer.tick = lambda: peer.clock.tick(time.time_ns()) - back
+    until_moving(graph, node)
+    assert node.heard[-1].tick < before
+
+
+def test_stop_is_latched_while_inactive_and_over_a_clean_up(graph, start, peer):
+    node = driven_by(peer, start(SafetyNode, **LIMITS))
+    node.trigger_deactivate()
+    assert peer.call(Trigger, "safety/stop").success
+    node.trigger_activate()
+    until_held(graph, node, "estop")
+    for change in (node.trigger_deactivate, node.trigger_cleanup, node.trigger_configure, node.trigger_activate):
+        change()
+    assert node.configure_error == "" and node.gate.stopped
+    until_held(graph, node, "estop")
+    peer.call(Trigger, "safety/release")
+    until_moving(graph, node)
+
+
+def test_activated_again_it_starts_from_rest_and_by_new_commands(graph, start, peer):
+    """Another controller may have had the arm meanwhile."""
+    node = driven_by(peer, start(SafetyNode, **LIMITS, limits__max_linear_acceleration=0.2))
+    until_moving(graph, node)
+    graph.spin_until(lambda: (node.drive(), node.gate._last[2] > 0.3)[1], "speed")
+    node.trigger_deactivate()
+    graph.spin_until(lambda: holding(node.heard), "the last word")
+    count = len(node.heard)
+    node.trigger_activate()
+    until_moving(graph, node)
+    first = next(msg for msg in node.heard[count:] if msg.source != Source.HOLD)
+    assert 0.0 < first.actions[2] <= 0.2 * peer.clock.period_s**2 / 0.0015 + 1e-6
+    assert all(msg.source == Source.HOLD for msg in node.heard[count : node.heard.index(first)])
+
+
+@pytest.mark.parametrize("age_s", [5.0, -5.0])
+def test_joint_states_of_another_time_are_refused(graph, gates, peer, age_s):
+    node = gates(arm__urdf=str(URDF), **LIMITS, **WATCHED)
+    say = peer.say(JointState, "driver/joint_states", qos.SENSOR)
+
+    def sent() -> bool:
+        stamp = header(time.time_ns() - round(age_s * 1e9))
+        say(JointState(header=stamp, name=JOINTS, position=READY))
+        node.drive()
+        return node.rejected["driver/joint_states"] > 3
+
+    graph.spin_until(sent, "refusals")
+    until_held(graph, node, "no_joints")
+
+
+@pytest.mark.parametrize("state, said", [
+    ([("twist", 4), ("pose", 4), ("wrench", 6)], ""),
+    ([("pose", 4), ("twist", 4)], "limits.max_force is 40.0, but the state has no wrench"),
+    ([("twist", 4), ("wrench", 6)], "limits.workspace_lower: .* has no 'pose'"),
+])
+def test_limits_are_judged_where_the_task_has_its_pose_and_force(make, tmp_path, state, said):
+    task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text())
+    task["state"] = [{"key": key, "size": size} for key, size in state]
+    task["vla_state"] = [state[0][0]]
+    path = tmp_path / "task.yaml"
+    path.write_text(yaml.safe_dump(task))
+    node = make(SafetyNode, task=str(path))
+    assert re.search(said, node.configure_error) if said else node.configure_error == ""
+    if not said:
+        assert (node.limits.pose_index, node.limits.force_index) == (4, 8)

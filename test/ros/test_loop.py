@@ -147,3 +147,31 @@ def test_loop_calls_later_with_the_same_tick_unless_the_tick_is_done() -> None:
 def test_loop_refuses_a_later_phase_that_is_not_later_in_the_tick(later_phase: float) -> None:
     with pytest.raises(ValueError, match=f"later phase of the loop is {later_phase}, expected more than 0.3"):
         TickLoop(print, ControlClock(200.0), phase=0.3, later=print, later_phase=later_phase)
+
+
+def test_clock_that_is_set_back_while_the_loop_sleeps_does_not_stop_it() -> None:
+    """Neither before a tick nor between its two calls is what was waited for waited for again."""
+    clock, shift_ns, ticks, late = ControlClock(100.0), 0, [], []
+    done = threading.Event()
+
+    def now_ns() -> int:
+        return time.time_ns() + shift_ns
+
+    def tick(number: int) -> bool:
+        nonlocal shift_ns
+        ticks.append(number)
+        if len(ticks) == 3:
+            shift_ns = -3600 * 10**9  # while the second call of this tick is waited for
+        if len(ticks) == 8:
+            done.set()
+        return False
+
+    loop = TickLoop(tick, clock, now_ns=now_ns, later=late.append, later_phase=0.5)
+    loop.start()
+    try:
+        assert done.wait(10.0), f"only the ticks {ticks}"
+    finally:
+        loop.stop()
+    hour = 3600 * 100
+    assert ticks[3] <= ticks[2] - hour + 5 and ticks[3:] == sorted(set(ticks[3:]))
+    assert ticks[2] not in late and late[-1] < ticks[2] - hour + 100

@@ -34,6 +34,7 @@ def test_joints_that_are_wanted_later_are_noted_too():
     (["a", "b"], [0.0], "1 positions for 2 names"),
     (["a", "b"], [0.0, np.nan], "not finite: {'a': 0.0, 'b': nan}"),
     (["a", "b"], [-np.inf, 0.0], "not finite"),
+    (["a", "b"], [0.0, 1e308], "beyond"),
 ])
 def test_joint_states_that_cannot_be_used_change_nothing(names, positions, what):
     book = JointBook(["a", "b"])

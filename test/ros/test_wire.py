@@ -166,3 +166,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     msg.steps, msg.source = 3, 9
     with pytest.raises(ValueError, match="source is 9, expected 0..3"):
         wire.chunk_from_wire(bytes(serialize_message(msg)))
+
+
+@pytest.mark.parametrize("frame", [*FRAMES, "größe"])
+def test_the_frame_of_a_drivers_bytes_is_read(frame: str) -> None:
+    data = serialize_message(PoseStamped(header=header(NS, frame)))
+    assert wire.frame_from_wire(data, PoseStamped) == frame
+    with pytest.raises(ValueError, match="ends early"):
+        wire.frame_from_wire(data[:12], PoseStamped)
