@@ -154,7 +154,7 @@ def practise(args, kind: str, seed: int) -> dict:
         while (done := sum(r.critical_steps for r in practised)) < ticks:
             progress.update(row, completed=done)
             recorder = EpisodeRecorder(timing.chunk_steps, timing.stride, timing.latency_ticks, timing.max_age_ticks,
-                                       first_sequence=sequence)  # fmt: skip
+                                       first_sequence=sequence, angles=task.angle_index)  # fmt: skip
             practised.append(step.run(PRACTICE_SEED + 10_000 * (9300 + seed) + len(practised), recorder))
             for transition in recorder.ready():
                 learner.add(transition)

@@ -57,10 +57,11 @@ class Commander:
         seed: int = 0,
         join_ticks: int = 0,
         human_timeout: int = HUMAN_TIMEOUT_STEPS,
+        angles: Sequence[int] = (),
     ):
         """join_ticks: a new chunk is begun near the action before it, and is itself so many ticks later; 0: at once.
         A person's action is itself after HUMAN_JOIN_TICKS of them at most.
-        human_timeout: ticks that a human's action lasts without news."""
+        human_timeout: ticks that a human's action lasts without news.  angles: as of rl_proprio."""
         sizes = (("action_dim", action_dim), ("chunk_steps", chunk_steps), ("lookahead_steps", lookahead_steps))
         for name, value in sizes:
             if value < 1:
@@ -76,6 +77,7 @@ class Commander:
             raise ValueError(f"join_ticks: got {join_ticks}, expected 0 (chunks are not joined) or more")
         self.join_ticks = join_ticks
         self.human_timeout = human_timeout
+        self.angles = tuple(angles)
         self._ages = latency_ticks, max_age_ticks
         self._rng = np.random.default_rng(seed)
         self._phase = Phase.IDLE
@@ -184,7 +186,8 @@ class Commander:
         frame = self._tokens.at(tick, self._since_tick)
         if frame is None:
             raise _Hold("no fresh RL token")
-        mean = np.asarray(self.policy(frame.token, rl_proprio(proprio, frame.proprio), reference), dtype=np.float32)
+        state = rl_proprio(proprio, frame.proprio, self.angles)
+        mean = np.asarray(self.policy(frame.token, state, reference), dtype=np.float32)
         if mean.shape != reference.shape or not np.isfinite(mean).all():
             raise _Hold(f"policy {self.policy_version} gave {mean.shape}, expected finite {reference.shape}")
         if self.exploration_std > 0.0:

@@ -29,16 +29,21 @@ class TokenFrame:
             object.__setattr__(self, name, values)
 
 
-def rl_proprio(now: Sequence[float] | np.ndarray, at_frame: np.ndarray) -> np.ndarray:
+def rl_proprio(now: Sequence[float] | np.ndarray, at_frame: np.ndarray, angles: Sequence[int] = ()) -> np.ndarray:
     """Proprioception of the RL state, float32 [2P]: now, and how far the robot moved since the token's frame.
 
-    The second half lets the networks make up for the age of the token.
+    The second half lets the networks make up for the age of the token.  angles: indices of angles (rad) that wrap
+    around, for which that is the shorter way: a tool that faces the base has a yaw of now pi, now -pi.
     """
     now = np.asarray(now, dtype=np.float32)
     at_frame = np.asarray(at_frame, dtype=np.float32)
     if now.shape != at_frame.shape:
         raise ValueError(f"proprioception: {now.shape} now, {at_frame.shape} at the frame; expected the same size")
-    return np.concatenate((now, now - at_frame))
+    moved = now - at_frame
+    for i in angles:
+        if abs(moved[i]) > np.pi:
+            moved[i] -= np.float32(2.0 * np.pi) * np.sign(moved[i])
+    return np.concatenate((now, moved))
 
 
 def _candidates(ticks: Sequence[int], tick: int, since_tick: int, max_age_ticks: int, until: int) -> range:

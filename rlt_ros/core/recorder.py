@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,11 +43,14 @@ class EpisodeRecorder:
         max_age_ticks: int,
         settle_ticks: int | None = None,
         first_sequence: int = 0,
+        angles: Sequence[int] = (),
     ):
+        """angles: as of rl_proprio."""
         if chunk_steps < 1 or stride < 1 or chunk_steps % stride:
             raise ValueError(f"chunk_steps {chunk_steps}, stride {stride}: expected a chunk of whole strides")
         self.chunk_steps = chunk_steps
         self.stride = stride
+        self.angles = tuple(angles)
         self.latency_ticks = latency_ticks
         self.settle_ticks = 2 * latency_ticks if settle_ticks is None else settle_ticks
         self.next_sequence = first_sequence
@@ -210,7 +214,7 @@ class EpisodeRecorder:
             raise _Missing("reference")
         if tick not in self._proprio:
             raise _Missing("proprio")
-        return frame, rl_proprio(self._proprio[tick], frame.proprio), found[1]
+        return frame, rl_proprio(self._proprio[tick], frame.proprio, self.angles), found[1]
 
     def _plan_at(self, tick: int) -> Chunk | None:
         """The newest planned chunk that covers `tick`."""

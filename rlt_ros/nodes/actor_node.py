@@ -75,6 +75,7 @@ class ActorNode(RltNode):
             seed=p.seed,
             join_ticks=p.join_ticks,
             human_timeout=human_timeout_steps(self.control.period_s),
+            angles=self.task.angle_index,
         )
         self.key = read_key(p.weights_key_file) if p.weights_key_file else None
         self.refused_weights: Counter[str] = Counter()  # reason -> how often

@@ -70,8 +70,9 @@ class ReplayNode(RltNode):
         self.given_up = 0  # transitions for which there was no room, neither on the disk nor here
         self.retry_s = 0.0
         self.recorder = EpisodeRecorder(
-            p.chunk_steps, p.stride, p.latency_ticks, p.max_age_ticks, first_sequence=self.journal.next_sequence
-        )
+            p.chunk_steps, p.stride, p.latency_ticks, p.max_age_ticks, first_sequence=self.journal.next_sequence,
+            angles=load_task(p.task).angle_index,
+        )  # fmt: skip
         # After a restart the latched end of an episode that is in the list already must not be listed twice.
         self.listed = {record.index for record in read_episodes(self.session)} if self.session else set()
         # The episode that is being recorded, by number and start: an episode_node that was restarted in the middle of

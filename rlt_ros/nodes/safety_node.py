@@ -1,6 +1,8 @@
 """The last word before the robot: let through what is safe, hold still otherwise."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from sensor_msgs.msg import JointState
@@ -71,7 +73,9 @@ class SafetyNode(RltNode):
         own = {name: None if value == "null" else value for name, value in p.limits.items()}  # as ROS reads a YAML null
         self.limits = Limits.from_mapping({**task.layout, **task.limits, **own})
         self.watched = p.arm.joints if p.watch_joints else []
-        stopped = self.gate is not None and self.gate.stopped  # an emergency stop outlives a clean-up
+        # An emergency stop outlives a clean-up, and with a session the process.
+        self.latch = Path(p.session).expanduser() / "emergency_stop" if p.session else None
+        stopped = self.gate is not None and self.gate.stopped or self.latch is not None and self.latch.exists()
         self.gate = SafetyGate(
             self.limits,
             task.action_names,
@@ -242,13 +246,23 @@ class SafetyNode(RltNode):
             for output in self.outputs:
                 output.stop()
             self.step(max(self.sent_tick, self.control.tick(self.now_ns())))
+        self.note_stop(self.latch.touch if self.latch else None)
         self.get_logger().warning("emergency stop; call safety/release to go on")
         return "stopped; call safety/release to go on"
 
     def on_release(self) -> str:
         self.gate.release_estop()
+        self.note_stop((lambda: self.latch.unlink(missing_ok=True)) if self.latch else None)
         self.report()
         return "released"
+
+    def note_stop(self, note: Callable[[], None] | None) -> None:
+        """In the session, for a gate that is started after this one died; the robot has been told before."""
+        try:
+            if note is not None:
+                note()
+        except OSError as error:
+            self.get_logger().error(f"{self.latch}: {error}; a gate that is started again will not know of this")
 
     def report(self, force: bool = False) -> None:
         """Publish the state when it changed, or when `force`d."""

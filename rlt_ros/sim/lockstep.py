@@ -122,7 +122,7 @@ class LockStep:
         self.watch = watch or (lambda phase, seconds: None)
         self.commander = Commander(
             self.task.action_dim, timing.chunk_steps, 0 if wait else timing.latency_ticks, timing.max_age_ticks,
-            exploration_std=exploration_std, seed=seed, join_ticks=timing.join_ticks,
+            exploration_std=exploration_std, seed=seed, join_ticks=timing.join_ticks, angles=self.task.angle_index,
         )  # fmt: skip
         if policy is not None:
             self.commander.offer_policy(policy, 1)

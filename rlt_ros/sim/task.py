@@ -90,6 +90,11 @@ class Task:
         return self._index("pose")
 
     @property
+    def angle_index(self) -> list[int]:
+        """Where in the proprioception the angles stand that wrap around: the tool's yaw."""
+        return [self.pose_index + 3] if self.pose_index < self.proprio_dim else []
+
+    @property
     def layout(self) -> dict[str, int | None]:
         """Where the safety gate's limits find what they limit; None for what the task has not."""
         found = {"pose_index": self.pose_index, "force_index": self.wrench_index}

@@ -471,3 +471,9 @@ def test_a_human_action_that_is_none_is_refused(action):
 def test_a_reference_of_another_robot_is_refused():
     with pytest.raises(ValueError, match="3 actions a step, expected 2"):
         commander().add_reference(Chunk(90, np.zeros((50, 3)), 90, Source.VLA))
+
+
+def test_the_policy_is_told_the_shorter_way_for_angles():
+    calls = []
+    commander(policy=constant(0.5, calls), angles=[1]).step(100, np.array([4.0, 4.0], np.float32))
+    assert np.allclose(calls[0][1], [4.0, 4.0, 4.0, 4.0 - 2 * np.pi], atol=1e-6)

@@ -103,3 +103,9 @@ def test_a_token_that_is_no_finite_vector_is_refused(token):
 def test_a_latency_above_the_age_limit_is_refused():
     with pytest.raises(ValueError, match="latency_ticks 30"):
         TokenBuffer(30, 25)
+
+
+def test_a_turn_past_the_end_of_an_angles_range_is_a_small_one():
+    now, before = [0.1, -3.1, 3.1], np.array([0.3, 3.1, -3.1], np.float32)
+    assert np.allclose(rl_proprio(now, before)[3:], [-0.2, -6.2, 6.2])
+    assert np.allclose(rl_proprio(now, before, [1, 2])[3:], [-0.2, 2 * np.pi - 6.2, 6.2 - 2 * np.pi], atol=1e-6)

@@ -52,6 +52,13 @@ class World:
         return {transition.tick: transition for transition in out}
 
 
+def test_what_moved_is_the_shorter_way_for_angles():
+    """As the actor sees it. Both values grow by 1 a tick, the second is said to be an angle."""
+    for stored in World(130, angles=[1]).run().values():
+        moved, turned = stored.proprio[2:]
+        assert moved > np.pi and turned == pytest.approx(moved - 2 * np.pi, abs=1e-5)
+
+
 def run(end=130, outcome=Outcome.SUCCESS, heard=1, **changes):
     world = World(end)
     for name, value in changes.items():

@@ -166,6 +166,56 @@ def test_on_hold_each_controller_is_told_to_stand_still_again_and_again(
 
 
 @pytest.mark.parametrize("interface", ["pose", "joint_trajectory", "forward_command"])
+def test_emergency_stop_is_where_the_arm_is_and_not_where_it_was_to_go(start, peer, interface):
+    gate = Gate(start, peer, interface=interface, **ARM)
+    at = Arm(URDF.read_text(), "base_link", "tcp", JOINTS).pose(AT)[0] if interface == "pose" else AT
+    if interface == "pose":
+        heard = peer.hear(PoseStamped, "driver/target_pose")
+        last = lambda: np.array([getattr(heard[-1].pose.position, axis) for axis in "xyz"])  # noqa: E731
+    elif interface == "joint_trajectory":
+        heard = peer.hear(JointTrajectory, "driver/joint_trajectory")
+        last = lambda: np.array(heard[-1].points[-1].positions)  # noqa: E731
+    else:
+        heard = peer.hear(Float64MultiArray, "driver/commands")
+        last = lambda: np.array(heard[-1].data)  # noqa: E731
+    gate.until(lambda: heard and np.abs(last() - at).max() > 0.005, "a target that a stuck arm is behind")
+    peer.call(Trigger, "safety/stop")
+    gate.until(lambda: np.abs(last() - at).max() < 1e-9, "the target where the arm is", timeout_s=5.0)
+
+
+@pytest.mark.parametrize("parameters", [{"interface": "joint_trajectory"}, {"interface": "forward_command"},
+                                        {"interface": "forward_command", "output__command": "velocity"}])
+def test_joint_commands_keep_to_the_robot_files_limits(start, peer, tmp_path, parameters):
+    """They are narrower than the URDF's, for cables; the arm lags behind its targets."""
+    task = task_file(tmp_path, JOINTS, [0.02] * 6)
+    gate = Gate(start, peer, task=task, output__leash_joint=0.15, limits__joint_margin=0.05,
+                limits__joint_velocity=[0.7] * 6, limits__joint_lower=[-0.3] * 6, limits__joint_upper=[0.3] * 6,
+                **ARM, **parameters)  # fmt: skip
+    velocity = "output__command" in parameters
+    if parameters["interface"] == "joint_trajectory":
+        heard, at = peer.hear(JointTrajectory, "driver/joint_trajectory"), AT.copy()
+        sent = lambda: [point.positions for point in heard[-1].points]  # noqa: E731
+    else:
+        heard, at = peer.hear(Float64MultiArray, "driver/commands"), AT.copy()
+        sent = lambda: [heard[-1].data]  # noqa: E731
+    done, furthest = 0, [0.0]
+
+    def state() -> JointState:
+        nonlocal done
+        if len(heard) > done:
+            done = len(heard)
+            furthest.append(np.max(sent()))
+            wanted = np.array(sent()[0])
+            at[:] += wanted * 0.5 * peer.clock.period_s if velocity else (wanted - at) * 0.2
+        return joint_state(positions=at)
+
+    full = {"action": [1.0] * 6, "state": state}
+    gate.until(lambda: np.max(at) > (0.2 if velocity else 0.24), "the way to the limit", **full)
+    gate.until(lambda: done > 100, "commands", **full)
+    assert max(furthest) <= (0.7 if velocity else 0.25) + 1e-9
+
+
+@pytest.mark.parametrize("interface", ["pose", "joint_trajectory", "forward_command"])
 def test_joints_that_are_silent_hold_the_gate_and_say_so(start, peer, graph, interface):
     gate = Gate(start, peer, interface=interface, **ARM)
     states = peer.hear(SafetyState, "safety/state", qos.STATE)

@@ -386,6 +386,18 @@ def test_stop_is_latched_while_inactive_and_over_a_clean_up(graph, start, peer):
     until_moving(graph, node)
 
 
+def test_stop_outlives_the_process_of_the_gate_in_its_session(graph, start, peer, stop, tmp_path):
+    first = driven_by(peer, start(SafetyNode, session=str(tmp_path), **LIMITS))
+    assert peer.call(Trigger, "safety/stop").success
+    stop(first)
+    node = driven_by(peer, start(SafetyNode, session=str(tmp_path), **LIMITS))
+    until_held(graph, node, "estop")
+    peer.call(Trigger, "safety/release")
+    until_moving(graph, node)
+    stop(node)
+    assert not start(SafetyNode, session=str(tmp_path), **LIMITS).gate.stopped
+
+
 def test_activated_again_it_starts_from_rest_and_by_new_commands(graph, start, peer):
     """Another controller may have had the arm meanwhile."""
     node = driven_by(peer, start(SafetyNode, **LIMITS, limits__max_linear_acceleration=0.2))
