@@ -23,6 +23,9 @@ ANCHOR_TICKS = 10
 SLACK_M_S, SLACK_RAD_S = 0.025, 0.25
 
 
+Box = tuple[Sequence[float], Sequence[float]]  # lower and upper corner, m
+
+
 @dataclass(frozen=True)
 class ActionLayout:
     """Which actions of a task move what, by their names.
@@ -47,11 +50,16 @@ class ActionLayout:
         return cls(tuple(motion), tuple(names.index(name) for name in joints) if same else (), gripper)
 
 
+def within(box: Box | None, position: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """`position`, m, brought into the box, or no further out than `at`."""
+    return position if box is None else position.clip(np.minimum(box[0], at), np.maximum(box[1], at))
+
+
 class PoseTarget:
     """A Cartesian target: moved by x, y, z and yaw in the base frame; roll and pitch stay those of the start."""
 
     def __init__(self, leash_m: float, leash_rad: float,
-                 box: tuple[Sequence[float], Sequence[float]] | None = None) -> None:
+                 box: Box | None = None) -> None:
         """box: lower and upper corner, m, that no target leads out of; from outside it may lead back."""
         self._box = box
         self.leash_m, self.leash_rad = leash_m, leash_rad
@@ -90,9 +98,7 @@ class PoseTarget:
         self._target = position + np.asarray(motion[:3], float), turn([0.0, 0.0, yaw]) @ rotation
         ahead, turned = self._ahead()
         at, facing = self._measured
-        position = at + shortened(ahead, self.leash_m)
-        if self._box is not None:
-            position = position.clip(np.minimum(self._box[0], at), np.maximum(self._box[1], at))
+        position = within(self._box, at + shortened(ahead, self.leash_m), at)
         self._target = position, turn(shortened(turned, self.leash_rad)) @ facing
         return self._target
 
@@ -131,13 +137,14 @@ class JointTargets:
     not add up and roll and pitch stay.  Position and velocity limits shorten a step and keep its direction.
     """
 
-    def __init__(self, limits: Sequence[JointLimits], leash: float, period_s: float, arm: Arm | None = None) -> None:
-        """leash: rad or m, the furthest that a target is from the measured joint.
+    def __init__(self, limits: Sequence[JointLimits], leash: float, period_s: float, arm: Arm | None = None,
+                 box: Box | None = None) -> None:
+        """leash: rad or m, the furthest that a target is from the measured joint.  box: with an arm, as of PoseTarget.
 
         `measured` [J] is what was observed last.
         """
         self.leash = leash
-        self._arm, self._period_s = arm, period_s
+        self._arm, self._period_s, self._box = arm, period_s, box
         self._lower = np.array([limit.lower for limit in limits])
         self._upper = np.array([limit.upper for limit in limits])
         self._fastest = np.array([limit.velocity for limit in limits]) * period_s  # rad or m a tick
@@ -191,7 +198,8 @@ class JointTargets:
         if self._arm is None:
             return _Point(self._bounded(point.joints, action))
         yaw = action[3] if len(action) > 3 else 0.0
-        position, rotation = point.position + action[:3], turn([0.0, 0.0, yaw]) @ point.rotation
+        position = within(self._box, point.position + action[:3], point.at)
+        rotation = turn([0.0, 0.0, yaw]) @ point.rotation
         change = np.zeros_like(point.joints)
         if np.any(action):  # a hold is a hold: the joints do not make up for what they are behind
             motion = np.concatenate([position - point.at, vector_of(rotation @ point.facing.T)])

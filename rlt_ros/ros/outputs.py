@@ -142,9 +142,7 @@ class PoseOutput:
         self.node, self.book, self.index = node, book, list(layout.motion)
         self.scale = scale[self.index]
         params = node.params.output
-        limits = node.limits
-        box = None if limits.workspace_lower is None else (limits.workspace_lower, limits.workspace_upper)
-        self.target = PoseTarget(params.leash_m, params.leash_rad, box)
+        self.target = PoseTarget(params.leash_m, params.leash_rad, workspace(node.limits))
         self.stop = self.forget = self.target.forget
         self.arm = load_arm(node.params.arm, "interface 'pose'") if node.params.arm.urdf else None
         self.measured: tuple | None = None
@@ -211,7 +209,8 @@ class JointOutput:
         self.scale = scale[self.index]
         self.fastest = np.array([limit.velocity for limit in limits])
         book.want(self.names)
-        self.targets = JointTargets(limits, params.leash_joint, node.control.period_s, None if layout.joints else arm)
+        self.targets = JointTargets(limits, params.leash_joint, node.control.period_s, None if layout.joints else arm,
+                                    workspace(node.limits))
         self.stop = self.forget = self.targets.forget
         self.max_error, self.error, self.error_s = params.max_tracking_error, np.inf, -np.inf
         if self.max_error:
@@ -310,6 +309,11 @@ class GripperOutput:
             self.topic.publish(trajectory_msg(stamp_ns, clock.period_ns, 0, [self.joint], point, 0 * point))
         else:
             self.topic.publish(Float64MultiArray(data=packed([target], "d")))
+
+
+def workspace(limits: Limits) -> tuple | None:
+    """Its two corners."""
+    return None if limits.workspace_lower is None else (limits.workspace_lower, limits.workspace_upper)
 
 
 def narrowed(limits: Sequence[JointLimits], own: Limits) -> list[JointLimits]:

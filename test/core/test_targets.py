@@ -296,3 +296,13 @@ def test_gripper_that_was_forgotten_begins_where_it_is():
     assert gripper.step(0.0) is None
     gripper.observe(0.035)
     assert gripper.step(0.0) == pytest.approx(0.035)
+
+
+def test_joint_targets_do_not_take_the_tool_out_of_the_box(arm):
+    floor = arm.pose(START)[0][2] - 0.003
+    targets = JointTargets(arm.limits, 0.2, DT, arm, ([-1.0, -1.0, floor], [1.0, 1.0, 1.0]))
+    targets.observe(START)  # a stiff arm that lags: it stays where it is
+    for tick in range(20):
+        plan = targets.plan(tick, np.array([[0.001, 0.0, -0.001, 0.0]]))
+    (x, _, z), (x0, _, _) = arm.pose(plan.positions[0])[0], arm.pose(START)[0]
+    assert z == pytest.approx(floor, abs=2e-4) and x > x0 + 0.015  # along the floor it goes on
