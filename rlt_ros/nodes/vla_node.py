@@ -96,7 +96,12 @@ class VlaNode(RltNode):
         self.subscribe(ActionChunk, "command/executed", self.on_executed, qos.NEWEST, raw=True)
 
     def expect_to_fit(self, task: Task) -> None:
-        """ParameterError when the model is of another robot than the task's."""
+        """ParameterError when the model is of another robot than the task's, or its actions would be of another speed."""
+        if self.params.rate_hz != task.rate:
+            raise ParameterError(
+                f"{self.get_name()}: parameter 'rate_hz' is {self.params.rate_hz:g}, expected {task.rate:g}, the rate of"
+                f" task '{task.name}': its actions are so much a tick; set rate_hz for all nodes"
+            )
         model, wrong = self.model, []
         if model.proprio_dim != task.proprio_dim:
             wrong.append(f"takes {model.proprio_dim} values of proprioception, expected {task.proprio_dim}")

@@ -255,6 +255,11 @@ def test_a_model_of_another_robot_is_refused_at_configure(make, checkpoint, tmp_
     assert says in error and "give a model that was trained for this task" in error
 
 
+def test_another_rate_than_the_tasks_is_refused(make, checkpoint):
+    made = make(VlaNode, rate_hz=100.0, model=str(checkpoint), trace=False)
+    assert "'rate_hz' is 100, expected 50, the rate of task" in made.configure_error
+
+
 # --- other VLAs
 
 
