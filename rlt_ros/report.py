@@ -152,7 +152,10 @@ def read_rate_hz(session: Path) -> float:
 def read_evaluations(session: Path) -> dict:
     """The evaluations stored with the session; empty when there are none."""
     path = session / EVALUATIONS
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, or evaluate again: `rlt eval --json`") from None
 
 
 def comparison_rows(evaluations: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:

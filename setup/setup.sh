@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set this work tree up, from a bare clone, on Debian 12, Ubuntu 22.04/24.04 or alike (x86-64, CPython 3.11 to 3.13):
+# Set this work tree up, from a bare clone, on Debian 12, Ubuntu 24.04 or alike (x86-64, CPython 3.11 to 3.13):
 # system packages, .venv with ROS 2 and torch, messages built. Does only what changed since the last run.
 #
 # RLT_PYTHON      interpreter for .venv (default: the first of python3.11 python3.12 python3.13 python3 that fits)

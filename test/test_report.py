@@ -39,6 +39,24 @@ def test_report_is_one_page_with_plots_and_settings(session):
     assert "30 episodes (20 success, 0 failure, 5 timeout, 5 aborted), 6 interventions" in page
 
 
+def test_the_command_writes_it_and_says_it_in_a_sentence(session, capsys):
+    (session / "config.yaml").write_text("/**: {ros__parameters: {rate_hz: 20.0}}")
+    assert main(["report", str(session)]) == 0
+    out = capsys.readouterr().out
+    assert "30 episodes (20 success, 0 failure, 5 timeout, 5 aborted)" in out and "at 20 Hz" in out
+    assert (session / "report.html").is_file()
+
+
+def test_a_folder_that_is_no_session_and_evaluations_that_are_damaged_are_named(session, tmp_path_factory, capsys):
+    empty = tmp_path_factory.mktemp("empty")
+    assert main(["report", str(empty)]) == 1
+    assert "is no session: it has none of episodes.jsonl" in capsys.readouterr().err
+    assert not list(empty.iterdir())
+    (session / EVALUATIONS).write_text('{"before": ')
+    assert main(["report", str(session)]) == 1
+    assert f"{session / EVALUATIONS} is damaged" in capsys.readouterr().err
+
+
 def test_minutes_are_counted_at_the_sessions_own_rate(session):
     steps = sum(100 + index for index in range(1, 31))
     assert f"{steps / 50 / 60:.1f} minutes of critical phase at 50 Hz" in write_report(session).read_text()

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rlt_ros.cli.domain import wrong_domain
 from rlt_ros.ros.priority import realtime_allowed
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -87,7 +88,10 @@ def ros() -> Finding:
 
 
 def middleware() -> Finding:
-    """Before rclpy is loaded: a wrong RMW_IMPLEMENTATION ends the process that loads it."""
+    """Before rclpy is loaded: a wrong RMW_IMPLEMENTATION ends the process that loads it, a wrong domain the one that uses it."""
+    if wrong := wrong_domain():
+        del os.environ["ROS_DOMAIN_ID"]  # so that the checks below can be made
+        return Finding(FAIL, "middleware", wrong, "unset ROS_DOMAIN_ID")
     if importlib.util.find_spec("rclpy") is None:
         return Finding(FAIL, "middleware", "none without rclpy", "see ros, below")
     if wanted := os.environ.get("RMW_IMPLEMENTATION"):

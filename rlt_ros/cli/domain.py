@@ -8,6 +8,8 @@ import socket
 
 from rlt_ros.sim.task import task_folder
 
+HIGHEST_DOMAIN = 232  # of which the UDP ports exist
+
 
 def stay_here() -> None:
     """Let this process, and those that it starts, talk within this computer; what the environment says stands."""
@@ -15,6 +17,14 @@ def stay_here() -> None:
     if not any(name in os.environ for name in ours):
         os.environ.update(zip(ours, ("SUBNET", str(task_folder().parent / "loopback.xml")), strict=True))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+
+def wrong_domain() -> str:
+    """What is wrong with ROS_DOMAIN_ID, which DDS says badly or not at all; "" when nothing is."""
+    given = os.environ.get("ROS_DOMAIN_ID", "")
+    if not given or given.isascii() and given.isdigit() and int(given) <= HIGHEST_DOMAIN:
+        return ""
+    return f"ROS_DOMAIN_ID is {given!r}, expected a number from 0 to {HIGHEST_DOMAIN}; unset it, or export another"
 
 
 def free_domain() -> int:

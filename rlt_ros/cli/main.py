@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+from pathlib import Path
 
 from rlt_ros import __version__
 
@@ -71,6 +72,8 @@ def _run(name: str, argv: list[str]) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     module.add_arguments(parser)
     args = parser.parse_args(argv)
+    if wrong := _wrong(name, args):
+        parser.error(wrong)
     try:
         return module.run(args) or 0
     except UsageError as error:
@@ -81,6 +84,19 @@ def _run(name: str, argv: list[str]) -> int:
             raise
         print(f"rlt {name}: {error}", file=sys.stderr)
         return 1
+
+
+def _wrong(name: str, args: argparse.Namespace) -> str:
+    """What would fail after all the work only, or without a word; "" when there is nothing."""
+    for option in ("json", "plot"):
+        path = getattr(args, option, None)
+        if isinstance(path, Path) and not path.absolute().parent.is_dir():
+            return f"--{option} {path}: there is no folder {path.absolute().parent}"
+    if name == "doctor" or "ROS_DOMAIN_ID" not in os.environ:  # doctor says more of it
+        return ""
+    from rlt_ros.cli.domain import wrong_domain
+
+    return wrong_domain()
 
 
 def _overview() -> str:

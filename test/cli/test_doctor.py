@@ -50,6 +50,21 @@ def test_rendering_failure_is_found_without_taking_doctor_down(monkeypatch) -> N
     assert doctor.rendering().level == doctor.FAIL
 
 
+@pytest.mark.parametrize("domain", ["300", "abc", "-1"])
+def test_domain_that_is_none_is_named_by_doctor_and_by_every_other_command(domain: str) -> None:
+    said = f"ROS_DOMAIN_ID is '{domain}', expected a number from 0 to 232"
+    result = rlt("doctor", ROS_DOMAIN_ID=domain)
+    assert result.returncode == 1 and f"fail  middleware: {said}" in result.stdout, result.stdout + result.stderr
+    assert "ok  dds" in result.stdout
+    result = rlt("report", "sessions/first", ROS_DOMAIN_ID=domain)
+    assert result.returncode == 2 and said in result.stderr
+
+
+def test_file_that_could_not_be_written_is_named_before_the_work(tmp_path, capsys) -> None:
+    assert main(["eval", "--json", str(tmp_path / "none" / "x.json")]) == 2
+    assert f"there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
 def test_middleware_that_is_not_there_fails_with_its_name() -> None:
     """It ends every process that loads rclpy; doctor must say so, and go on."""
     result = rlt("doctor", RMW_IMPLEMENTATION="rmw_none")
@@ -145,9 +160,9 @@ def test_wrong_usage_is_exit_code_2(capsys) -> None:
     assert "invalid choice: 'nonsense'" in capsys.readouterr().err
 
 
-def test_failed_work_is_exit_code_1_with_one_line_why(capsys) -> None:
-    assert main(["doctor", "--json", "/nowhere/d.json"]) == 1
-    assert capsys.readouterr().err.strip() == "rlt doctor: [Errno 2] No such file or directory: '/nowhere/d.json'"
+def test_failed_work_is_exit_code_1_with_one_line_why(tmp_path, capsys) -> None:
+    assert main(["doctor", "--json", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.strip() == f"rlt doctor: [Errno 21] Is a directory: '{tmp_path}'"
 
 
 def test_interruption_is_exit_code_130(monkeypatch) -> None:
