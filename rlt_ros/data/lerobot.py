@@ -669,8 +669,8 @@ class Importer:
                     elif part == "wrench":
                         assembler.add_wrench(frame, ns, v[:3], v[3:])
                     else:
-                        joints = assembler.joints[part]
-                        assembler.add_joint_states(frame, ns, joints, v, v if part == "joint_velocity" else [])
+                        # By its name: other parts may have joints of the same names, or no names at all.
+                        assembler.add_part(part, frame, ns, v)
             except ProprioError as error:
                 raise DemoError(f"{where} {frame}: {error}") from None
             joined = assembler.join()

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from rlt_ros.data import demos
 from rlt_ros.data.lerobot import Dataset, import_lerobot
@@ -111,6 +112,40 @@ def test_degrees_targets_and_another_rate_become_radians_deltas_and_ticks(tmp_pa
     for episode, begin in ((first, 0), (second, 20)):
         shown = begin + np.floor(episode["frame_tick"] / 50 * 30 + 1e-6).astype(int)
         np.testing.assert_allclose(episode["images"].mean((1, 2, 3, 4)), [shade(f) for f in shown], atol=1.5)
+
+
+def add_feature(root: Path, name: str, rows: list, names: list[str]) -> None:
+    """One more feature in a dataset that is written; `rows`: of all its frames."""
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).append_column(name, pa.array(rows)), path)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][name] = {"dtype": "float32", "shape": [len(names)], "names": names}
+    (root / "meta/info.json").write_text(json.dumps(info))
+
+
+def state_of(tmp_path, **sizes: int) -> None:
+    """Give the task another state."""
+    task = yaml.safe_load((tmp_path / "arm.yaml").read_text())
+    task["state"] = [{"key": key, "size": size} for key, size in sizes.items()]
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(task))
+
+
+@pytest.mark.parametrize("pick", [["pan.pos", "lift.pos"], [0, 1]], ids=["by name", "by index"])
+def test_parts_may_have_the_same_names_or_indices_in_features_of_their_own(tmp_path, made, mapping_file, pick):
+    dataset = made()
+    root, frames = dataset.write(), sum(dataset.lengths)
+    add_feature(root, "observation.velocity", [np.float32([1000 + i, 2000]) for i in range(frames)], dataset.names)
+    add_feature(root, "observation.gripper", [np.float32([0.04])] * frames, ["width"])
+    path = mapping_file(state={
+        "joint_position": {"from": "observation.state", "pick": pick, "unit": "deg"},
+        "joint_velocity": {"from": "observation.velocity", "pick": pick, "unit": "deg/s"},
+        "gripper": {"from": "observation.gripper", "pick": [0]},
+    })  # fmt: skip
+    state_of(tmp_path, joint_position=2, joint_velocity=2, gripper=1)
+    import_lerobot(root, load_mapping(path), tmp_path / "out")
+    first = demos.load(tmp_path / "out")[0]["proprio"][0]
+    np.testing.assert_allclose(first[:4] / DEG, [*dataset.states[0][0], 1000, 2000], atol=1e-3)
+    assert first[4] == np.float32(0.04)
 
 
 def test_pictures_are_cut_as_live(tmp_path, made, mapping_file):
