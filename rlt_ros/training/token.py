@@ -35,6 +35,7 @@ STATE = Path("training") / "state.pt"  # in the folder of the result
 SAVE_S = 60.0  # between two states, and 20 times as long as saving takes
 _FORMAT = 1
 _WIDE = 512  # from this width on a token has more heads and a smaller rate (both ours, not measured)
+_ROUNDED = 2**-7  # of its mean: the least unit of an embedding, 16 times what float16 rounds
 _SHOW = 20  # steps between two reports
 
 
@@ -242,7 +243,10 @@ class TokenTraining:
                 values = values[cache.there(values)]
                 total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
             mean = total / count
-            measured = [mean.cpu(), ((square / count - mean.square()).clamp_min(0).sqrt() + 1e-6).cpu()]
+            spread = (square / count - mean.square()).clamp_min(0).sqrt()
+            # Values that hardly move are not blown up into noise, nor is what float16 rounds in the cache.
+            least = (_ROUNDED * mean.abs()).clamp_min(max(0.1 * float(spread.mean()), 1e-6))
+            measured = [mean.cpu(), torch.maximum(spread, least).cpu()]
         for buffer, value in zip((self.token.mean, self.token.std), self.processes.share(measured), strict=True):
             buffer.copy_(value)
 

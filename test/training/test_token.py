@@ -210,6 +210,21 @@ def test_what_is_not_there_is_neither_read_nor_rebuilt(start, frames, monkeypatc
     assert partly.token.position.grad[0, :8].abs().sum() > 0
 
 
+def test_values_that_hardly_move_are_the_same_in_training_and_on_the_robot(start, tmp_path):
+    training = start()
+    seen = training.embeddings.astype(np.float32)
+    seen[..., 0] = 5.1234
+    seen[..., 1] = 40.03 + 0.01 * seen[..., 1]
+    training.embeddings = seen.astype(np.float16)  # as they are kept
+    training._measure(training.order.rows)
+    training.token.save(tmp_path)
+    live = type(training.token).load(tmp_path)
+    kept = training.embeddings.astype(np.float32)
+    exact, rounded = (live.normalise(torch.from_numpy(values)) for values in (seen, kept))
+    assert (exact - rounded).abs().max() < 0.1 and exact[..., :2].abs().max() < 0.2
+    assert torch.equal(training.token.normalise(torch.from_numpy(seen)), exact)
+
+
 def test_adapters_learn_beside_frozen_weights_and_are_merged(start, eyes, tmp_path):
     training = start(alpha=1.0, vla_lr=1e-2)
     assert set(training.tuned) == {"model.q_proj.a", "model.q_proj.b"}
