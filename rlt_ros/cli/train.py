@@ -216,8 +216,6 @@ def train_token(args: argparse.Namespace) -> int:
 
 def report_token(args: argparse.Namespace) -> int:
     """The report on a token that there is."""
-    import torch
-
     from rlt_ros.core.rl_token import RLToken, TokenConfig
     from rlt_ros.training import embeddings, token
 
@@ -227,7 +225,7 @@ def report_token(args: argparse.Namespace) -> int:
         policy, frames = token_parts(args, model, task, folder, processes)
         readout, decoder = RLToken.load(out), False
         state = token.read_state(out / token.STATE)
-        if state and state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), readout.e_rl.detach()):
+        if state and token.published(state, out):
             readout, decoder = RLToken(TokenConfig(**state["config"])), True
             readout.load_state_dict(state["token"])
 

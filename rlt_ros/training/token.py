@@ -32,6 +32,7 @@ from rlt_ros.training.processes import Processes, part, whole
 from rlt_ros.vla.backend import SETTINGS, Backend, read_settings
 
 STATE = Path("training") / "state.pt"  # in the folder of the result
+_NUMBERS = Path("token.safetensors")  # there too
 SAVE_S = 60.0  # between two states, and 20 times as long as saving takes
 _FORMAT = 1
 _WIDE = 512  # from this width on a token has more heads and a smaller rate (both ours, not measured)
@@ -340,14 +341,14 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def resume(training: TokenTraining, path: Path, about: dict[str, str], say: Callable[[str], None]) -> None:
-    """Go on with an unfinished training that has the same settings and data, and say so.
+    """Go on with a training of the same settings and data that is unfinished, or not published yet, and say so.
 
     ValueError when there is one with others: it is neither mixed nor lost.
     """
     state = read_state(path)
     if state is None:
         return
-    if state["finished"]:
+    if published(state, path.parents[1]):
         say(f"{path}: that training is finished; this one begins anew")
         return
     settings = asdict(training.settings)
@@ -355,10 +356,21 @@ def resume(training: TokenTraining, path: Path, about: dict[str, str], say: Call
              if state["settings"].get(name) != value]  # fmt: skip
     other += [f"other {name}" for name, value in about.items() if state["about"].get(name) != value]
     if other:
-        raise ValueError(f"{path}: an unfinished training ({state['step']} steps) of other settings:"
+        what = "a training whose token was not put in place" if state["finished"] else "an unfinished training"
+        raise ValueError(f"{path}: {what} ({state['step']} steps) of other settings:"
                          f" {'; '.join(other)}. Go on with those, or begin anew with --restart")
     training.restore(state)
-    say(f"{path}: goes on after {training.step} steps")
+    say(f"{path}: " + ("that training is finished; its token is put in place now" if state["finished"] else
+                       f"goes on after {training.step} steps"))  # fmt: skip
+
+
+def published(state: dict[str, Any], out: Path) -> bool:
+    """Whether the token in `out` is that of the state, which is a finished training's."""
+    try:
+        there = RLToken.load(out).e_rl.detach()
+    except ValueError:
+        return False
+    return state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), there)
 
 
 @contextmanager
@@ -438,7 +450,8 @@ def _train(training, out, about, say, progress, asked: threading.Event, writer_c
 def publish(training: TokenTraining, model: Path, out: Path) -> None:
     """Make `out` a checkpoint folder that nodes load: the token and its VLA, which came from `model`.
 
-    Files appear under their names when all are written.
+    Files appear under their names when all are written, the token's numbers last. Until then there are none: a VLA must
+    not be loaded with the token of the one before.
     """
     new = out / ".part"
     shutil.rmtree(new, ignore_errors=True)
@@ -454,9 +467,13 @@ def publish(training: TokenTraining, model: Path, out: Path) -> None:
         if training.joint:
             training.policy.save(new)
         training.token.save(new)
-        for file in sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()):
+        files = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
+        for file in files:
             with (new / file).open("rb") as written:
                 os.fsync(written.fileno())
+        (out / _NUMBERS).unlink(missing_ok=True)
+        cache.sync_folder(out)
+        for file in sorted(files, key=_NUMBERS.__eq__):
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(new / file, out / file)
         cache.sync_folder(out)
