@@ -84,7 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--session", type=Path, metavar="DIR", help="with --teleop: session folder (default: sessions/<date and time>)"
     )
     prior.add_argument("--session", type=Path, metavar="DIR", help="new session folder for their transitions")
-    prior.add_argument("--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)")
+    prior.add_argument(
+        "--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)"
+    )
     for name, value, text in (
         ("--chunk-steps", 10, "C"), ("--latency-ticks", 5, "from a frame to its earliest use"),
         ("--max-age-ticks", 25, "the oldest token that is used"), ("--stride", 2, "ticks between stored states"),

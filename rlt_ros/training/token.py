@@ -193,7 +193,10 @@ class TokenTraining:
         return self.order.at(step)[self.processes.rank :: self.processes.count]
 
     def update(self) -> dict[str, float]:
-        """One step; its losses, means over this process's part of the batch. ValueError when a loss is not finite."""
+        """One step; its losses, means over this process's part of the batch.
+
+        ValueError when a loss or a gradient is not finite.
+        """
         start, settings = time.monotonic(), self.settings
         for group in self.optimiser.param_groups:
             warm = min(1.0, (self.step + 1) / 100)
@@ -213,6 +216,9 @@ class TokenTraining:
                              " as it was. Try a smaller --lr, or --dtype float32")
         for name, group in zip(("token_gradient", "vla_gradient"), self.optimiser.param_groups, strict=False):
             parts[name] = float(whole(nn.utils.clip_grad_norm_(group["params"], 1.0)))
+            if not math.isfinite(parts[name]):
+                raise ValueError(f"step {self.step}: {name} is {parts[name]}; the state saved before is as it was. Try"
+                                 " a smaller --lr or --vla-lr, or --dtype float32")
         self.optimiser.step()
         self.step += 1
         self.elapsed += time.monotonic() - start

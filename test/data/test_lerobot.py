@@ -150,7 +150,7 @@ def test_parts_may_have_the_same_names_or_indices_in_features_of_their_own(tmp_p
 
 
 def pose_dataset(tmp_path, made, mapping_file, unit, length: float = 1.0):
-    """Root and mapping of a dataset with a pose of 7 values in mm, yaw 0.8; from episode 1 on quaternions of `length`."""
+    """A dataset with a pose of 7 values in mm, yaw 0.8, and its mapping; from episode 1 on quaternions of `length`."""
     dataset = made()
     root, first = dataset.write(), dataset.lengths[0]
     sizes = [1.0 if i < first else length for i in range(sum(dataset.lengths))]

@@ -319,6 +319,17 @@ def test_a_loss_that_is_not_finite_ends_before_it_spoils_the_token(start, frames
     assert all(torch.equal(value, before[name]) for name, value in training.token.state_dict().items())
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_ends_before_it_spoils_the_token(start, value):
+    training = start()
+    before = {name: number.clone() for name, number in training.token.state_dict().items()}
+    training.token.e_rl.register_hook(lambda gradient: gradient * value)
+    with pytest.raises(ValueError, match="step 0: token_gradient is (inf|nan)"):
+        training.update()
+    assert training.step == 0
+    assert all(torch.equal(number, before[name]) for name, number in training.token.state_dict().items())
+
+
 @pytest.mark.parametrize(("changes", "words"), [
     ({"steps": 0}, "steps and minutes are both 0"),
     ({"steps": -1}, "steps is -1, expected at least 0"),
