@@ -9,6 +9,7 @@ examples:
   rlt demos inspect demos/cups --task cups.yaml                    # exit code 1 when something is wrong with them
   rlt demos export --to lerobot demos/ethernet --out ~/datasets/ethernet
   rlt demos prior --task ethernet --episodes 20 --session sessions/demos   # for the learner's `prior`
+  rlt demos prior --task cups.yaml --model models/cups --latency-ticks 8 --session sessions/cups_prior
 """
 
 from __future__ import annotations
@@ -83,6 +84,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--session", type=Path, metavar="DIR", help="with --teleop: session folder (default: sessions/<date and time>)"
     )
     prior.add_argument("--session", type=Path, metavar="DIR", help="new session folder for their transitions")
+    prior.add_argument(
+        "--model", default="", metavar="DIR", help="VLA checkpoint (default: the one shipped for the task)"
+    )
+    for name, value, text in (
+        ("--chunk-steps", 10, "C"), ("--latency-ticks", 5, "from a frame to its earliest use"),
+        ("--max-age-ticks", 25, "the oldest token that is used"), ("--stride", 2, "ticks between stored states"),
+    ):  # fmt: skip
+        prior.add_argument(name, type=int, default=value, metavar="N",
+                           help=f"{text}; as the practice has it (default: {value})")  # fmt: skip
     inspect = command("inspect", "say what is in a folder and what is wrong with it; exit code 1 when something is")
     inspect.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: demos/TASK")
     inspect.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # as record and prior call the folder
@@ -276,6 +286,8 @@ def export(args: argparse.Namespace, task) -> int:
 
 def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
     """The transitions of demonstrations into the journal of a session, which a learner takes as prior data."""
+    from contextlib import closing
+
     from rclpy.serialization import serialize_message
     from rich.progress import track
 
@@ -286,7 +298,6 @@ def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
     from rlt_ros.data.journal import Journal
     from rlt_ros.ros.conversions import transition_to_msg
     from rlt_ros.ros.definitions import ros2msg
-    from rlt_ros.sim.lockstep import Timing
     from rlt_ros.vla.frozen import load
     from rlt_ros.vla.prior import demonstration_transitions
     from rlt_ros.vla.traced import TracedVLA
@@ -295,21 +306,34 @@ def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
         raise UsageError(
             "`rlt demos prior` needs --session, a folder without a journal: a session is never written over"
         )
-    vla, timing, clock, kind = TracedVLA(load(task.name)), Timing(), ControlClock(task.rate), "rlt_ros/msg/Transition"
-    recorder = EpisodeRecorder(timing.chunk_steps, timing.stride, timing.latency_ticks, timing.max_age_ticks)
-    journal = Journal(args.session / "journal", kind, ros2msg(kind))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written stays after a kill either
+    paths = demos.paths(folder)[: args.episodes]
+    recorder = EpisodeRecorder(args.chunk_steps, args.stride, args.latency_ticks, args.max_age_ticks)
+    vla, clock, kind = TracedVLA(load(args.model or task.name)), ControlClock(task.rate), "rlt_ros/msg/Transition"
     used, start_tick = 0, 1000
-    for episode, demo in enumerate(track(demos.load(folder)[: args.episodes], "demonstrations"), 1):
-        transitions = demonstration_transitions(demo, vla, list(task.cameras), recorder, episode, start_tick)
-        for transition in transitions:
-            message = transition_to_msg(transition, args.session.name, clock)
-            journal.append(serialize_message(message), clock.stamp_ns(transition.tick))
-        used += bool(transitions)
-        start_tick += len(demo["action"]) + 1000 - len(demo["action"]) % timing.chunk_steps
-    journal.close()
-    skipped = ", ".join(f"{count} without {what}" for what, count in recorder.skipped.items())
-    print(
-        f"{args.session}: {journal.next_sequence} transitions of {used} demonstrations"
-        + (f"; {skipped}" if skipped else "")
-    )
+    with demos.new_folder(args.session / "journal") as part:
+        with closing(Journal(part, kind, ros2msg(kind))) as journal:
+            for episode, path in enumerate(track(paths, "demonstrations"), 1):
+                demo = demos.read(path)
+                try:
+                    transitions = demonstration_transitions(
+                        demo, vla, list(task.cameras), recorder, episode, start_tick
+                    )
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
+                for transition in transitions:
+                    message = transition_to_msg(transition, args.session.name, clock)
+                    journal.append(serialize_message(message), clock.stamp_ns(transition.tick))
+                used += bool(transitions)
+                start_tick += len(demo["action"]) + 1000 - len(demo["action"]) % args.chunk_steps
+        skipped = ", ".join(f"{count} without {what}" for what, count in recorder.skipped.items())
+        if not used:
+            raise ValueError(
+                f"{folder}: no transitions of {len(paths)} demonstrations"
+                + (f" ({skipped}; is --max-age-ticks less than the pictures are apart?)" if skipped else
+                   ": none was a success and came to the critical phase. Mark where that begins: Hand over while"
+                   " recording, `critical` in the mapping of an import")
+            )  # fmt: skip
+    print(f"{args.session}: {journal.next_sequence} transitions of {used} demonstrations"
+          + (f"; {skipped}" if skipped else ""))  # fmt: skip
     return 0

@@ -74,6 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rlt_ros.cli.main import UsageError
+
+    if args.every < 1:
+        raise UsageError(f"--every {args.every}: expected 1 or more")
     if args.what == "handover":
         return train_handover(args)
     import torch
@@ -114,11 +118,16 @@ class Bars:
 
 def train_vla(args: argparse.Namespace) -> int:
     """The small π0, by grounding and behaviour cloning."""
+    from rlt_ros.cli.main import UsageError
     from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
     from rlt_ros.vla.frozen import CHECKPOINTS
 
+    if args.scenes <= train.HELD_OUT:
+        raise UsageError(f"--scenes {args.scenes}: expected more than the {train.HELD_OUT} that are held out")
+    if args.minutes and len(args.minutes) != 3:
+        raise UsageError("--minutes: `rlt train vla` takes three numbers, one of each stage")
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
     with Bars() as bars:
@@ -175,8 +184,6 @@ def train_token(args: argparse.Namespace) -> int:
 
     if args.minutes and len(args.minutes) > 1:
         raise UsageError("--minutes: `rlt train token` takes one number")
-    if args.every < 1:
-        raise UsageError(f"--every {args.every}: expected 1 or more")
     task, folder, model, out = token_paths(args)
     if args.alpha and out.is_dir() and os.path.samefile(model, out):
         raise UsageError(f"--alpha changes the VLA, and --out {out} is where it comes from; take another --out")
@@ -216,8 +223,6 @@ def train_token(args: argparse.Namespace) -> int:
 
 def report_token(args: argparse.Namespace) -> int:
     """The report on a token that there is."""
-    import torch
-
     from rlt_ros.core.rl_token import RLToken, TokenConfig
     from rlt_ros.training import embeddings, token
 
@@ -227,7 +232,7 @@ def report_token(args: argparse.Namespace) -> int:
         policy, frames = token_parts(args, model, task, folder, processes)
         readout, decoder = RLToken.load(out), False
         state = token.read_state(out / token.STATE)
-        if state and state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), readout.e_rl.detach()):
+        if state and token.published(state, out):
             readout, decoder = RLToken(TokenConfig(**state["config"])), True
             readout.load_state_dict(state["token"])
 

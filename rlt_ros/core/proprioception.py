@@ -144,6 +144,10 @@ class ProprioAssembler:
             if velocity is not None:
                 self._add(part, tick, stamp_ns, velocity.tolist())
 
+    def add_part(self, part: str, tick: int, stamp_ns: int, values: Sequence[float]) -> None:
+        """A part's values as they are, where no message and no names of joints stand between."""
+        self._add(part, tick, stamp_ns, values)
+
     def join(self) -> tuple[int, int, np.ndarray] | None:
         """(tick, stamp_ns, values float32[P]) once every part has reached a tick not joined yet, else None."""
         if len(self._ticks) < len(self.layout):

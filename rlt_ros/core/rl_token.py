@@ -122,8 +122,9 @@ class RLToken(nn.Module):
 
     def save(self, folder: Path, decoder: bool = False) -> None:
         """``token.json`` and ``token.safetensors``; the decoder only on request, acting does not need it."""
+        # What the embeddings are divided by is kept as it is: rounded, it would shift those that hardly vary by as much.
         state = {
-            k: v.half().contiguous()
+            k: (v if k in ("mean", "std") else v.half()).contiguous()
             for k, v in self.state_dict().items()
             if decoder or not k.startswith(("decoder", "head", "hidden", "action_head"))
         }

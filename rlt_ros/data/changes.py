@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+from rlt_ros.data.episodes import append_line
+
 FILE = "changes.jsonl"
 
 
@@ -13,8 +15,8 @@ def record_change(session: str | Path, node: str, name: str, value: object) -> N
     """Note that `node` goes on with another `value` of the parameter `name`; without a session ("") nothing is."""
     if not str(session):
         return
-    with (Path(session) / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "node": node, "name": name, "value": value}) + "\n")
+    change = {"time": round(time.time(), 3), "node": node, "name": name, "value": value}
+    append_line(Path(session) / FILE, json.dumps(change))
 
 
 def read_changes(session: str | Path) -> list[dict]:

@@ -30,9 +30,18 @@ def append_episode(session: Path, record: EpisodeRecord) -> None:
 
     OSError when the disk refuses it; the list is then as it was.
     """
-    line = memoryview((json.dumps(asdict(record)) + "\n").encode())
-    with (session / FILE).open("ab", buffering=0) as file:
+    append_line(session / FILE, json.dumps(asdict(record)))
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, after ending a torn one: it would swallow this one. OSError leaves the file as it was."""
+    line = memoryview((text + "\n").encode())
+    with path.open("a+b", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
+        if before:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = memoryview(b"\n" + line)
         try:
             while line:
                 line = line[file.write(line) :]

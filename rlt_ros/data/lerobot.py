@@ -43,6 +43,7 @@ VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _CAMERA = {"video", "image"}
 _DIGITS = str.maketrans("", "", "0123456789")
 _FAR = 0.02  # of the range of a value: a mean or standard deviation that is further off is wrong
+_UNIT = 0.01  # a quaternion's length is not further from 1; rounded to 3 digits it is nearer
 
 
 @dataclass(frozen=True)
@@ -572,6 +573,11 @@ class Importer:
                 f"{'action' if where == 'action' else 'state'} space; pick the values that fit, if there are"
                 " any, or write a task file for this robot"
             )
+        if len(part.factor) not in (1, len(columns)):
+            raise DemoError(
+                f"{self.info}: {has}, of which {where} takes {len(columns)}, but {where}.unit in"
+                f" {self.mapping.path} has {len(part.factor)} entries, expected one for all or one for each"
+            )
         return np.array(columns)
 
     def _expect_these_actions(self) -> str:
@@ -651,10 +657,7 @@ class Importer:
     def _joined(self, found: dict[str, np.ndarray], where: str) -> tuple[int, np.ndarray]:
         """(first frame, proprioception [frames from it on, P]), through what joins it live."""
         assembler, mapping = self.mapping.assembler(), self.mapping
-        parts = {
-            part: (found[source.source][:, self.columns[part]] * np.array(source.factor)).tolist()
-            for part, source in mapping.state.items()
-        }
+        parts = {part: self._values(part, source, found, where).tolist() for part, source in mapping.state.items()}
         first, rows = -1, []
         for frame in range(len(found["timestamp"])):
             ns = round(frame / self.dataset.fps * 1e9)
@@ -669,8 +672,8 @@ class Importer:
                     elif part == "wrench":
                         assembler.add_wrench(frame, ns, v[:3], v[3:])
                     else:
-                        joints = assembler.joints[part]
-                        assembler.add_joint_states(frame, ns, joints, v, v if part == "joint_velocity" else [])
+                        # By its name: other parts may have joints of the same names, or no names at all.
+                        assembler.add_part(part, frame, ns, v)
             except ProprioError as error:
                 raise DemoError(f"{where} {frame}: {error}") from None
             joined = assembler.join()
@@ -683,6 +686,21 @@ class Importer:
                 f" {assembler.waiting_for()}"
             )
         return first, np.stack(rows)
+
+    def _values(self, part: str, source: Part, found: dict[str, np.ndarray], where: str) -> np.ndarray:
+        """A part's values in SI. A quaternion has no unit; DemoError where its length is not 1."""
+        raw, factor = found[source.source][:, self.columns[part]], np.array(source.factor)
+        if part != "pose" or raw.shape[1] != 7:
+            return raw * factor
+        length = np.linalg.norm(raw[:, 3:], axis=1)
+        if (wrong := ~(np.abs(length - 1) <= _UNIT)).any():
+            frame = int(np.argmax(wrong))
+            raise DemoError(
+                f"{where} {frame}: {source.source} has the quaternion {raw[frame, 3:].tolist()} (x, y, z, w) of length"
+                f" {length[frame]:.3g}, expected 1; look at state.pose.pick in {self.mapping.path}, or leave the"
+                " episode out with skip"
+            )
+        return np.hstack([raw[:, :3] * factor[:3], raw[:, 3:]])
 
     @staticmethod
     def _success(when: When, found: dict[str, np.ndarray]) -> bool:

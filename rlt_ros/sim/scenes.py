@@ -22,10 +22,12 @@ def _scenes(arguments: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 def grounding_scenes(
     path: Path, count: int, seed: int = 0, processes: int = 2, progress: Callable[[int, int, dict], None] | None = None
 ):
-    """``count`` pictures of plug and jack with labels, made once and kept in ``path`` (.npz): images, offsets."""
+    """``count`` pictures of plug and jack with labels, made once and kept in ``path`` (.npz): images, offsets.
+
+    ValueError when there are others in ``path``, or when it cannot be read.
+    """
     if path.exists():
-        with np.load(path) as file:
-            return file["images"], file["offsets"]
+        return _read(path, count, seed)
     jobs = [(seed * 100_000 + i, min(250, count - i)) for i in range(0, count, 250)]
     images, offsets = [], []
     with mp.get_context("spawn").Pool(processes) as pool:
@@ -35,5 +37,25 @@ def grounding_scenes(
             if progress:
                 progress(250 * len(images), count, {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=np.concatenate(images), offsets=np.concatenate(offsets))
-    return np.concatenate(images), np.concatenate(offsets)
+    made = {"images": np.concatenate(images), "offsets": np.concatenate(offsets)}
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **made, seed=np.asarray(seed))
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return made["images"], made["offsets"]
+
+
+def _read(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            images, offsets = file["images"], file["offsets"]
+            has = len(images), int(file["seed"]) if "seed" in file.files else 0  # they once had none, and were of 0
+    except Exception as error:  # zip and numpy each have their own
+        raise ValueError(f"{path}: cannot be read ({error}); delete it, and it is made again") from error
+    if has != (count, seed):
+        raise ValueError(f"{path}: has {has[0]} scenes of seed {has[1]}, expected {count} of seed {seed}; delete it, and"
+                         " they are made, or ask for those that are there")  # fmt: skip
+    return images, offsets

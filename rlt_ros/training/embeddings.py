@@ -47,7 +47,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def hash_checkpoint(folder: Path, backend: Backend | None = None) -> str:
-    """SHA-256 of what decides the embeddings: weights, configuration, cameras, words, wherever they lie."""
+    """SHA-256 of what may decide the embeddings: all files, since a back end has its weights in whatever it likes."""
     digest, seen = hashlib.sha256(), set()
     for source in (folder, *getattr(backend, "sources", ())):
         source = Path(source).resolve()
@@ -55,9 +55,8 @@ def hash_checkpoint(folder: Path, backend: Backend | None = None) -> str:
             continue
         seen.add(source)
         for path in [Path()] if source.is_file() else checkpoint_files(source):
-            if (source / path).suffix in (".json", ".safetensors", ".model"):
-                with (source / path).open("rb") as file:
-                    digest.update(str(path).encode() + hashlib.file_digest(file, "sha256").digest())
+            with (source / path).open("rb") as file:
+                digest.update(str(path).encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

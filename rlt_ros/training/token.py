@@ -32,9 +32,11 @@ from rlt_ros.training.processes import Processes, part, whole
 from rlt_ros.vla.backend import SETTINGS, Backend, read_settings
 
 STATE = Path("training") / "state.pt"  # in the folder of the result
+_NUMBERS = Path("token.safetensors")  # there too
 SAVE_S = 60.0  # between two states, and 20 times as long as saving takes
 _FORMAT = 1
 _WIDE = 512  # from this width on a token has more heads and a smaller rate (both ours, not measured)
+_ROUNDED = 2**-7  # of its mean: the least unit of an embedding, 16 times what float16 rounds
 _SHOW = 20  # steps between two reports
 
 
@@ -191,7 +193,10 @@ class TokenTraining:
         return self.order.at(step)[self.processes.rank :: self.processes.count]
 
     def update(self) -> dict[str, float]:
-        """One step; its losses, means over this process's part of the batch. ValueError when a loss is not finite."""
+        """One step; its losses, means over this process's part of the batch.
+
+        ValueError when a loss or a gradient is not finite.
+        """
         start, settings = time.monotonic(), self.settings
         for group in self.optimiser.param_groups:
             warm = min(1.0, (self.step + 1) / 100)
@@ -211,6 +216,9 @@ class TokenTraining:
                              " as it was. Try a smaller --lr, or --dtype float32")
         for name, group in zip(("token_gradient", "vla_gradient"), self.optimiser.param_groups, strict=False):
             parts[name] = float(whole(nn.utils.clip_grad_norm_(group["params"], 1.0)))
+            if not math.isfinite(parts[name]):
+                raise ValueError(f"step {self.step}: {name} is {parts[name]}; the state saved before is as it was. Try"
+                                 " a smaller --lr or --vla-lr, or --dtype float32")
         self.optimiser.step()
         self.step += 1
         self.elapsed += time.monotonic() - start
@@ -242,7 +250,10 @@ class TokenTraining:
                 values = values[cache.there(values)]
                 total, square, count = total + values.sum(0), square + values.square().sum(0), count + len(values)
             mean = total / count
-            measured = [mean.cpu(), ((square / count - mean.square()).clamp_min(0).sqrt() + 1e-6).cpu()]
+            spread = (square / count - mean.square()).clamp_min(0).sqrt()
+            # Values that hardly move are not blown up into noise, nor is what float16 rounds in the cache.
+            least = (_ROUNDED * mean.abs()).clamp_min(max(0.1 * float(spread.mean()), 1e-6))
+            measured = [mean.cpu(), torch.maximum(spread, least).cpu()]
         for buffer, value in zip((self.token.mean, self.token.std), self.processes.share(measured), strict=True):
             buffer.copy_(value)
 
@@ -336,14 +347,14 @@ def read_state(path: Path) -> dict[str, Any] | None:
 
 
 def resume(training: TokenTraining, path: Path, about: dict[str, str], say: Callable[[str], None]) -> None:
-    """Go on with an unfinished training that has the same settings and data, and say so.
+    """Go on with a training of the same settings and data that is unfinished, or not published yet, and say so.
 
     ValueError when there is one with others: it is neither mixed nor lost.
     """
     state = read_state(path)
     if state is None:
         return
-    if state["finished"]:
+    if published(state, path.parents[1]):
         say(f"{path}: that training is finished; this one begins anew")
         return
     settings = asdict(training.settings)
@@ -351,10 +362,21 @@ def resume(training: TokenTraining, path: Path, about: dict[str, str], say: Call
              if state["settings"].get(name) != value]  # fmt: skip
     other += [f"other {name}" for name, value in about.items() if state["about"].get(name) != value]
     if other:
-        raise ValueError(f"{path}: an unfinished training ({state['step']} steps) of other settings:"
+        what = "a training whose token was not put in place" if state["finished"] else "an unfinished training"
+        raise ValueError(f"{path}: {what} ({state['step']} steps) of other settings:"
                          f" {'; '.join(other)}. Go on with those, or begin anew with --restart")
     training.restore(state)
-    say(f"{path}: goes on after {training.step} steps")
+    say(f"{path}: " + ("that training is finished; its token is put in place now" if state["finished"] else
+                       f"goes on after {training.step} steps"))  # fmt: skip
+
+
+def published(state: dict[str, Any], out: Path) -> bool:
+    """Whether the token in `out` is that of the state, which is a finished training's."""
+    try:
+        there = RLToken.load(out).e_rl.detach()
+    except ValueError:
+        return False
+    return state["finished"] and torch.equal(state["token"]["e_rl"].half().float(), there)
 
 
 @contextmanager
@@ -434,7 +456,8 @@ def _train(training, out, about, say, progress, asked: threading.Event, writer_c
 def publish(training: TokenTraining, model: Path, out: Path) -> None:
     """Make `out` a checkpoint folder that nodes load: the token and its VLA, which came from `model`.
 
-    Files appear under their names when all are written.
+    Files appear under their names when all are written, the token's numbers last. Until then there are none: a VLA must
+    not be loaded with the token of the one before.
     """
     new = out / ".part"
     shutil.rmtree(new, ignore_errors=True)
@@ -450,9 +473,13 @@ def publish(training: TokenTraining, model: Path, out: Path) -> None:
         if training.joint:
             training.policy.save(new)
         training.token.save(new)
-        for file in sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()):
+        files = sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file())
+        for file in files:
             with (new / file).open("rb") as written:
                 os.fsync(written.fileno())
+        (out / _NUMBERS).unlink(missing_ok=True)
+        cache.sync_folder(out)
+        for file in sorted(files, key=_NUMBERS.__eq__):
             (out / file).parent.mkdir(parents=True, exist_ok=True)
             os.replace(new / file, out / file)
         cache.sync_folder(out)

@@ -23,6 +23,7 @@ from rlt_ros.data import demos
 from rlt_ros.vla.pi0 import Pi0, Pi0Io, small_config
 
 Progress = Callable[[int, int, dict[str, float]], None]
+HELD_OUT = 256  # grounding scenes at least, by which the stages are judged
 
 
 # --- grounding -------------------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def train_vla(
     policy = new_pi0(task, frames) if minutes[0] else Pi0.load(out)
     images, offsets = scenes
     labels = GroundingHead.target(torch.as_tensor(offsets))
-    held_out = max(256, len(images) // 50)  # the last scenes are never trained on
+    held_out = max(HELD_OUT, len(images) // 50)  # the last scenes are never trained on
     for stage, budget, peak in zip(("ground", "flow", "act"), minutes, (1e-3, 6e-4, 1e-3), strict=True):
         if not budget:
             continue

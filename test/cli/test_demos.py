@@ -1,10 +1,16 @@
-"""`rlt demos import|export|inspect` from the command line."""
+"""`rlt demos import|export|inspect|prior` from the command line."""
 
 import numpy as np
 import pytest
+import yaml
+from rclpy.serialization import deserialize_message
 
 from rlt_ros.cli.main import main
 from rlt_ros.data import demos
+from rlt_ros.data.journal import read_journal
+from rlt_ros.msg import Transition
+from rlt_ros.sim.task import task_folder
+from rlt_ros.vla.frozen import CHECKPOINTS
 
 
 @pytest.fixture
@@ -52,6 +58,38 @@ def test_inspect_ends_with_1_when_something_is_wrong(folder, capsys):
     np.savez(folder / "episode_000001.npz", **episode)
     assert main(["demos", "inspect", str(folder), "--task", "ethernet", "--plot", str(folder / "x.png")]) == 1
     assert "WRONG, not finite: " in (out := capsys.readouterr().out) and "frame 7: pose[3] is nan" in out
+
+
+def test_prior_of_another_model_and_timing_is_whole_or_not_there(tmp_path, folder, capsys):
+    task = yaml.safe_load((task_folder() / "ethernet.yaml").read_text()) | {"name": "cups"}
+    (tmp_path / "cups.yaml").write_text(yaml.safe_dump(task))
+    session = tmp_path / "sessions" / "prior"
+    command = ["demos", "prior", "--task", str(tmp_path / "cups.yaml"), "--out", str(folder), "--session", str(session)]
+    assert main(command) == 1
+    assert "VLA checkpoint 'cups': no such folder" in capsys.readouterr().err and not session.exists()
+    command += ["--model", str(CHECKPOINTS / "ethernet")]
+    good = demos.read(folder / "episode_000001.npz")
+    spoilt = good["proprio"].copy()
+    spoilt[40:] = np.nan
+    np.savez(folder / "episode_000001.npz", **good | {"proprio": spoilt})
+    assert main(command) == 1
+    assert "episode_000001.npz: tick 40: proprio is [nan" in capsys.readouterr().err and not session.parent.exists()
+    np.savez(folder / "episode_000001.npz", **good)
+    assert main([*command, "--chunk-steps", "6", "--stride", "3"]) == 0
+    entries = list(read_journal(session / "journal"))
+    assert len(entries) >= 24 and len(deserialize_message(entries[0].data, Transition).rewards) == 6
+    assert f"{len(entries)} transitions of 2 demonstrations" in capsys.readouterr().out
+    assert [path.name for path in session.iterdir()] == ["journal"]
+    assert main(command) == 2
+    assert "a session is never written over" in capsys.readouterr().err
+
+
+def test_prior_of_nothing_says_why_and_leaves_nothing(tmp_path, folder, capsys):
+    for path in folder.iterdir():
+        np.savez(path, **demos.read(path) | {"critical_tick": np.asarray(-1)})
+    assert main(["demos", "prior", "--out", str(folder), "--session", str(tmp_path / "prior")]) == 1
+    assert "no transitions of 2 demonstrations: none was a success and came to the critical" in capsys.readouterr().err
+    assert not (tmp_path / "prior").exists()
 
 
 @pytest.mark.parametrize(("command", "code", "says"), [

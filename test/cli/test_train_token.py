@@ -145,6 +145,17 @@ def test_wrong_use_says_what_is_needed(command, tmp_path, capsys, monkeypatch, a
     assert not (tmp_path / "out").exists() and not (tmp_path / "demos" / "embeddings").exists()
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["vla", "--scenes", "256"], "--scenes 256: expected more than the 256 that are held out"),
+    (["vla", "--minutes", "1"], "--minutes: `rlt train vla` takes three numbers"),
+    (["report", "--every", "0"], "--every 0: expected 1 or more"),
+])  # fmt: skip
+def test_numbers_that_leave_nothing_are_wrong_use(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_number_that_is_none_is_named_before_anything_is_computed(command, folder, tmp_path, capsys):
     broken(folder)
     assert main(command) == 1

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rlt_ros.core.rl_token import RLToken, TokenConfig
 
@@ -95,6 +96,17 @@ def test_a_saved_token_reads_the_same(trained, tmp_path):
     data = scenes(8, 5)
     with torch.no_grad():
         assert torch.allclose(trained.encode(data), again.encode(data), atol=2e-2)  # stored in float16
+
+
+def test_what_embeddings_are_divided_by_is_not_rounded(tmp_path):
+    token = RLToken(SMALL)
+    token.mean[:], token.std[:] = 40.03, 0.0123  # by half precision 40.03 is 40.03125: a tenth of the spread
+    token.save(tmp_path)
+    again = RLToken.load(tmp_path)
+    assert torch.equal(again.mean, token.mean) and torch.equal(again.std, token.std)
+    state = load_file(tmp_path / "token.safetensors")  # as before, in half precision
+    save_file({name: value.half() for name, value in state.items()}, tmp_path / "token.safetensors")
+    assert RLToken.load(tmp_path).mean[0] == 40.03125
 
 
 def test_a_token_file_that_cannot_be_read_is_named(tmp_path):

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from rlt_ros.data import journal as module
+from rlt_ros.data.changes import read_changes, record_change
 from rlt_ros.data.episodes import EpisodeRecord, append_episode, read_episodes
 from rlt_ros.data.journal import Journal, JournalError, JournalWriter, journal_files, read_journal
 
@@ -225,6 +226,19 @@ def test_list_of_episodes_is_whole_after_a_full_disk(python, tmp_path):
     assert "File too large" in done.stderr
     append_episode(tmp_path, EpisodeRecord(3, "failure", 10, 20, 0, 0))
     assert [record.index for record in read_episodes(tmp_path)] == [1, 3]
+
+
+def test_a_torn_last_line_does_not_swallow_the_next(tmp_path):
+    for index in (1, 2):
+        append_episode(tmp_path, EpisodeRecord(index, "success", 10, 20, 0, 0))
+    for value in (0.1, 0.2):
+        record_change(tmp_path, "actor_node", "exploration_std", value)
+    for name in ("episodes.jsonl", "changes.jsonl"):
+        os.truncate(tmp_path / name, (tmp_path / name).stat().st_size - 5)
+    append_episode(tmp_path, EpisodeRecord(3, "failure", 10, 20, 0, 0))
+    record_change(tmp_path, "actor_node", "exploration_std", 0.3)
+    assert [record.index for record in read_episodes(tmp_path)] == [1, 3]
+    assert [change["value"] for change in read_changes(tmp_path)] == [0.1, 0.3]
 
 
 @pytest.mark.parametrize("where", ["", "journal", "journal/0001.mcap"])

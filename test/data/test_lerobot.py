@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from rlt_ros.data import demos
 from rlt_ros.data.lerobot import Dataset, import_lerobot
@@ -25,6 +26,7 @@ from rlt_ros.sim.task import load_task
 
 DEG = np.pi / 180
 KEY = "observation.images.front"
+VIDEO, DATA = "videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"
 
 
 def shade(frame: int) -> int:
@@ -111,6 +113,71 @@ def test_degrees_targets_and_another_rate_become_radians_deltas_and_ticks(tmp_pa
     for episode, begin in ((first, 0), (second, 20)):
         shown = begin + np.floor(episode["frame_tick"] / 50 * 30 + 1e-6).astype(int)
         np.testing.assert_allclose(episode["images"].mean((1, 2, 3, 4)), [shade(f) for f in shown], atol=1.5)
+
+
+def add_feature(root: Path, name: str, rows: list, names: list[str]) -> None:
+    """One more feature in a dataset that is written; `rows`: of all its frames."""
+    path = root / DATA
+    pq.write_table(pq.read_table(path).append_column(name, pa.array(rows)), path)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"][name] = {"dtype": "float32", "shape": [len(names)], "names": names}
+    (root / "meta/info.json").write_text(json.dumps(info))
+
+
+def state_of(tmp_path, **sizes: int) -> None:
+    """Give the task another state."""
+    task = yaml.safe_load((tmp_path / "arm.yaml").read_text())
+    task["state"] = [{"key": key, "size": size} for key, size in sizes.items()]
+    (tmp_path / "arm.yaml").write_text(yaml.safe_dump(task))
+
+
+@pytest.mark.parametrize("pick", [["pan.pos", "lift.pos"], [0, 1]], ids=["by name", "by index"])
+def test_parts_may_have_the_same_names_or_indices_in_features_of_their_own(tmp_path, made, mapping_file, pick):
+    dataset = made()
+    root, frames = dataset.write(), sum(dataset.lengths)
+    add_feature(root, "observation.velocity", [np.float32([1000 + i, 2000]) for i in range(frames)], dataset.names)
+    add_feature(root, "observation.gripper", [np.float32([0.04])] * frames, ["width"])
+    path = mapping_file(state={
+        "joint_position": {"from": "observation.state", "pick": pick, "unit": "deg"},
+        "joint_velocity": {"from": "observation.velocity", "pick": pick, "unit": "deg/s"},
+        "gripper": {"from": "observation.gripper", "pick": [0]},
+    })  # fmt: skip
+    state_of(tmp_path, joint_position=2, joint_velocity=2, gripper=1)
+    import_lerobot(root, load_mapping(path), tmp_path / "out")
+    first = demos.load(tmp_path / "out")[0]["proprio"][0]
+    np.testing.assert_allclose(first[:4] / DEG, [*dataset.states[0][0], 1000, 2000], atol=1e-3)
+    assert first[4] == np.float32(0.04)
+
+
+def pose_dataset(tmp_path, made, mapping_file, unit, length: float = 1.0):
+    """A dataset with a pose of 7 values in mm, yaw 0.8, and its mapping; from episode 1 on quaternions of `length`."""
+    dataset = made()
+    root, first = dataset.write(), dataset.lengths[0]
+    sizes = [1.0 if i < first else length for i in range(sum(dataset.lengths))]
+    rows = [np.float32([450, 10, 80, 0, 0, size * np.sin(0.4), size * np.cos(0.4)]) for size in sizes]
+    add_feature(root, "observation.pose", rows, ["x", "y", "z", "qx", "qy", "qz", "qw"])
+    path = mapping_file(state={"pose": {"from": "observation.pose", "unit": unit}})
+    state_of(tmp_path, pose=4)
+    return root, load_mapping(path)
+
+
+@pytest.mark.parametrize("unit", ["mm", ["mm", "mm", "mm", 1.0, 1.0, 1.0, 1.0]], ids=["for all", "for each"])
+def test_a_unit_is_of_the_position_and_not_of_the_quaternion(tmp_path, made, mapping_file, unit):
+    root, mapping = pose_dataset(tmp_path, made, mapping_file, unit)
+    import_lerobot(root, mapping, tmp_path / "out")
+    np.testing.assert_allclose(demos.load(tmp_path / "out")[0]["proprio"][0], [0.45, 0.01, 0.08, 0.8], atol=1e-6)
+
+
+@pytest.mark.parametrize(("unit", "length", "says"), [
+    ("mm", 1.1, [DATA, "episode 1, frame 0: observation.pose has the quaternion", "of length 1.1, expected 1"]),
+    (["mm", "mm", "mm", "rad"], 1.0, ["info.json", "state.pose takes 7", "state.pose.unit in", "has 4 entries"]),
+], ids=["quaternion", "unit"])  # fmt: skip
+def test_a_pose_that_is_none_is_named(tmp_path, made, mapping_file, unit, length, says):
+    root, mapping = pose_dataset(tmp_path, made, mapping_file, unit, length)
+    with pytest.raises(DemoError) as error:
+        import_lerobot(root, mapping, tmp_path / "out")
+    for text in says:
+        assert text in str(error.value)
 
 
 def test_pictures_are_cut_as_live(tmp_path, made, mapping_file):
@@ -219,7 +286,6 @@ def called(*names: str):
     return lambda made: made.__setattr__("names", list(names))
 
 
-VIDEO, DATA = "videos/observation.images.front/chunk-000/file-000.mp4", "data/chunk-000/file-000.parquet"
 SAME = lambda _: None  # noqa: E731
 UNPICKED = {"joint_position": {"from": "observation.state", "unit": "deg"}}
 ALL = {"action": {"from": "action", "kind": "position", "unit": "deg"}}

@@ -110,6 +110,7 @@ SMALL = {
         "td3": {"min_buffer": 32, "batch_size": 32, "warm_transitions": 60, "warm_updates": 30, "warm_successes": 0},
     },
     "/**/operator_node": {"rest_s": 0.1, "intervention_share": 1.0, "intervention_s": [1.0, 2.0]},
+    "/**/sim_node": {"seed": 0},  # its own, whatever practice.yaml has
 }
 
 # Victim -> (ticks after which nothing that it feeds moves the robot, what no longer moves it). None: it feeds nothing

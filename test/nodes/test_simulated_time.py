@@ -181,7 +181,7 @@ class Run:
         patient = {"proprio_timeout_s": 5.0 / rate}
         sections = {
             "/**": {"use_sim_time": self.simulated, "rate_hz": rate, "task": task_of(rate, folder), **patience},
-            "/**/sim_node": {"realtime_factor": factor, "patience_s": 30.0},
+            "/**/sim_node": {"realtime_factor": factor, "patience_s": 30.0, "seed": 0},
             "/**/actor_node": dict(patient),  # a copy: rcl reads no aliases
             "/**/safety_node": patient,
         }

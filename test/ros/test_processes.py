@@ -8,6 +8,7 @@ import yaml
 from rlt_ros.core.gamepad import DRIVERS
 from rlt_ros.ros import processes
 from rlt_ros.ros.priority import KINDS
+from rlt_ros.sim.task import PRACTICE_SEED
 
 ROOT = Path(processes.__file__).parents[2]
 NODES = ROOT / "rlt_ros" / "nodes"
@@ -103,6 +104,11 @@ def test_demonstrations_need_neither_vla_nor_policy_and_record_everything() -> N
     assert recorder.work != "background"  # what it misses is lost
     with pytest.raises(ValueError, match="mode is 'dance', expected one of practice, deploy, demos, watch"):
         processes.select("sim", "simulated", mode="dance")
+
+
+def test_scenes_of_practice_and_of_demonstrations_never_meet() -> None:
+    files = [yaml.safe_load(path.read_text()) for path in processes.parameter_files(ROOT, "sim", "demos")]
+    assert [file["/**/sim_node"]["ros__parameters"]["seed"] for file in files] == [PRACTICE_SEED, 0]
 
 
 def test_a_robot_file_stands_over_what_holds_for_demonstrations() -> None:

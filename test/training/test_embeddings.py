@@ -134,8 +134,21 @@ def test_the_hash_of_a_checkpoint_is_of_the_vla_and_not_of_the_token(tmp_path):
     (tmp_path / "token.safetensors").write_text("a token")
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "state.json").write_text("{}")
+    (tmp_path / "training" / "state.pt").write_text("half a token")
+    (tmp_path / "token_report.md").write_text("what it is worth")
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "events.out.tfevents.1").write_text("scalars")
     assert module.hash_checkpoint(tmp_path) == before
     (tmp_path / "rlt.json").write_text('{"instruction": "another"}')
+    assert module.hash_checkpoint(tmp_path) != before
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "weights/model.onnx", "merges.txt", "config.yaml"])
+def test_the_hash_is_of_weights_in_any_format(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("weights")
+    before = module.hash_checkpoint(tmp_path)
+    (tmp_path / name).write_text("trained on")
     assert module.hash_checkpoint(tmp_path) != before
 
 

@@ -89,12 +89,68 @@ def test_an_unfinished_training_of_other_settings_is_neither_mixed_nor_lost(star
     assert (tmp_path / token.STATE).read_bytes() == before
 
 
-def test_after_a_finished_training_another_begins(start, tmp_path):
-    run(start(), tmp_path)
-    assert read_state(tmp_path / token.STATE)["finished"]
+@pytest.fixture
+def model(tmp_path):
+    """The checkpoint folder that the VLA came from."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "rlt.json").write_text("{}")
+    return folder
+
+
+def test_after_a_published_training_another_begins(start, model, tmp_path):
+    out = tmp_path / "out"
+    first = start()
+    run(first, out)
+    token.publish(first, model, out)
+    assert read_state(out / token.STATE)["finished"]
     again = start(steps=12)
-    assert "is finished; this one begins anew" in run(again, tmp_path)[0]
-    assert again.step == 12 and read_state(tmp_path / token.STATE)["step"] == 12
+    assert "is finished; this one begins anew" in run(again, out)[0]
+    assert again.step == 12 and read_state(out / token.STATE)["step"] == 12
+
+
+@pytest.mark.parametrize("changes", [{}, {"alpha": 0.5, "vla_lr": 1e-2}], ids=["frozen", "lora"])
+def test_a_finished_training_that_was_not_published_is_and_not_made_again(start, model, tmp_path, monkeypatch, changes):
+    first, out = start(**changes), tmp_path / "out"
+    run(first, out)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(token.RLToken, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        token.publish(first, model, out)
+    assert sorted(path.name for path in out.iterdir()) == ["tensorboard", "training"]
+    with pytest.raises(ValueError, match="whose token was not put in place .9 steps. of other settings: lr"):
+        run(start(**changes | {"lr": 0.5}), out)
+    again = start(**changes)
+    monkeypatch.setattr(again, "update", lambda: pytest.fail("a step was made again"))
+    assert "is finished; its token is put in place now" in run(again, out)[0]
+    token.publish(again, model, out)
+    for name, value in numbers(first).items():
+        assert torch.equal(value, numbers(again)[name]), name
+    assert token.published(read_state(out / token.STATE), out)
+
+
+def test_a_folder_that_is_half_of_another_training_has_no_token(start, model, tmp_path, monkeypatch):
+    out, replace, changes = tmp_path / "out", os.replace, {"alpha": 0.5, "tune": "full", "vla_lr": 1e-2}
+    first, second = start(**changes), start(**changes | {"seed": 1})
+    run(first, out)
+    token.publish(first, model, out)
+    before = (out / "eyes.pt").read_bytes()
+    run(second, out)
+
+    def killed(source, target):
+        if target == out / "token.safetensors":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(token.os, "replace", killed)
+        token.publish(second, model, out)
+    assert (out / "eyes.pt").read_bytes() != before
+    with pytest.raises(ValueError, match="token"):
+        token.RLToken.load(out)
+    again = start(**changes | {"seed": 1})
+    assert "is put in place now" in run(again, out)[0]
+    token.publish(again, model, out)
+    assert torch.equal(token.RLToken.load(out).e_rl, second.token.e_rl.half().float())
 
 
 def test_a_damaged_state_is_named(start, tmp_path):
@@ -210,6 +266,21 @@ def test_what_is_not_there_is_neither_read_nor_rebuilt(start, frames, monkeypatc
     assert partly.token.position.grad[0, :8].abs().sum() > 0
 
 
+def test_values_that_hardly_move_are_the_same_in_training_and_on_the_robot(start, tmp_path):
+    training = start()
+    seen = training.embeddings.astype(np.float32)
+    seen[..., 0] = 5.1234
+    seen[..., 1] = 40.03 + 0.01 * seen[..., 1]
+    training.embeddings = seen.astype(np.float16)  # as they are kept
+    training._measure(training.order.rows)
+    training.token.save(tmp_path)
+    live = type(training.token).load(tmp_path)
+    kept = training.embeddings.astype(np.float32)
+    exact, rounded = (live.normalise(torch.from_numpy(values)) for values in (seen, kept))
+    assert (exact - rounded).abs().max() < 0.1 and exact[..., :2].abs().max() < 0.2
+    assert torch.equal(training.token.normalise(torch.from_numpy(seen)), exact)
+
+
 def test_adapters_learn_beside_frozen_weights_and_are_merged(start, eyes, tmp_path):
     training = start(alpha=1.0, vla_lr=1e-2)
     assert set(training.tuned) == {"model.q_proj.a", "model.q_proj.b"}
@@ -246,6 +317,17 @@ def test_a_loss_that_is_not_finite_ends_before_it_spoils_the_token(start, frames
     with pytest.raises(ValueError, match="step 0: the loss of action is inf"):
         training.update()
     assert all(torch.equal(value, before[name]) for name, value in training.token.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_ends_before_it_spoils_the_token(start, value):
+    training = start()
+    before = {name: number.clone() for name, number in training.token.state_dict().items()}
+    training.token.e_rl.register_hook(lambda gradient: gradient * value)
+    with pytest.raises(ValueError, match="step 0: token_gradient is (inf|nan)"):
+        training.update()
+    assert training.step == 0
+    assert all(torch.equal(number, before[name]) for name, number in training.token.state_dict().items())
 
 
 @pytest.mark.parametrize(("changes", "words"), [

@@ -8,6 +8,7 @@ from rlt_ros.core.recorder import EpisodeRecorder
 from rlt_ros.sim.record import record_episode
 from rlt_ros.sim.task import TaskEnv, load_task
 from rlt_ros.vla import load
+from rlt_ros.vla.backend import VLAError
 from rlt_ros.vla.prior import demonstration_transitions
 
 
@@ -22,10 +23,22 @@ def demo():
     raise AssertionError("the demonstrator failed twenty times")
 
 
-def transitions(demo, **changes):
-    recorder = EpisodeRecorder(chunk_steps=10, stride=2, latency_ticks=5, max_age_ticks=25)
+class Blind:
+    """A VLA that costs nothing."""
+
+    action_dim = 4
+
+    def infer(self, images, proprio):
+        return np.zeros((50, 4), np.float32), np.zeros(8, np.float32)
+
+    def tokens(self, seen):
+        return np.zeros((len(seen), 8), np.float32)
+
+
+def transitions(demo, vla=None, latency=5, **changes):
+    recorder = EpisodeRecorder(chunk_steps=10, stride=2, latency_ticks=latency, max_age_ticks=25)
     cameras = list(load_task("ethernet").cameras)
-    return demonstration_transitions(demo | changes, load("ethernet"), cameras, recorder, 3, 1000), recorder
+    return demonstration_transitions(demo | changes, vla or load("ethernet"), cameras, recorder, 3, 1000), recorder
 
 
 def test_a_demonstration_is_a_critical_phase_in_a_humans_hands(demo):
@@ -45,3 +58,29 @@ def test_a_demonstration_is_a_critical_phase_in_a_humans_hands(demo):
 def test_a_failed_demonstration_gives_nothing(demo):
     assert transitions(demo, success=np.asarray(False))[0] == []
     assert transitions(demo, critical_tick=np.asarray(-1))[0] == []
+
+
+@pytest.mark.parametrize("latency", [3, 5])
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 7, 10])
+def test_pictures_may_come_as_often_or_seldom_as_they_like(demo, every, latency):
+    steps, critical = len(demo["action"]), int(demo["critical_tick"])
+    ticks = np.arange(0, steps, every)
+    found, recorder = transitions(demo, Blind(), latency, images=np.zeros((len(ticks), 2, 8, 8, 3), np.uint8),
+                                  frame_tick=ticks)  # fmt: skip
+    assert len(found) == pytest.approx((steps - critical) / 2, abs=2) and not recorder.skipped
+    assert found[-1].terminated and found[-1].rewards.max() == 1.0
+
+
+@pytest.mark.parametrize(("name", "says"), [("proprio", "tick 30: proprio is"), ("action", "tick 30: action is")])
+def test_what_is_not_finite_names_its_tick(demo, name, says):
+    spoilt = demo[name].copy()
+    spoilt[30, 1] = np.nan
+    with pytest.raises(VLAError, match=says):
+        transitions(demo, Blind(), **{name: spoilt})
+
+
+def test_what_the_vla_cannot_look_at_names_its_tick(demo):
+    with pytest.raises(VLAError, match="tick 0: camera 'wrist': got float32"):
+        transitions(demo, images=demo["images"].astype(np.float32))
+    with pytest.raises(VLAError, match="the demonstration has 3 actions, the VLA gives 4"):
+        transitions(demo, Blind(), action=demo["action"][:, :3])
