@@ -117,7 +117,8 @@ class Learner:
             return False
         self.buffer.add(transition)
         self._newest = max(self._newest, sequence)
-        self.give_up(sequence)  # it is here
+        self._ahead.add(sequence)
+        self._close_up()
         if sequence > self._counted_until:
             self.transitions += 1
             self._count_success(transition)
@@ -128,9 +129,14 @@ class Learner:
             self._rewarded = transition.episode
             self.successes += 1
 
-    def give_up(self, sequence: int) -> None:
-        """Wait no longer for a transition that nobody has."""
-        self._ahead.add(sequence)
+    def give_up(self, first: int, end: int) -> int:
+        """Wait no longer for those from `first` to before `end`, which nobody has; how many of them were missing."""
+        missing = [i for i in range(max(first, self._next_sequence), end) if i not in self._ahead]
+        self._ahead.update(missing)
+        self._close_up()
+        return len(missing)
+
+    def _close_up(self) -> None:
         while self._next_sequence in self._ahead:
             self._ahead.remove(self._next_sequence)
             self._next_sequence += 1
