@@ -102,6 +102,7 @@ class Learner:
         self._newest = -1  # highest sequence that was here
         self._ahead: set[int] = set()  # those that came before one that is still missing
         self._next_sequence = 0
+        self.journal_run: int | None = None  # which life of the replay node numbered them; None: never heard
         self._losses: dict[str, float] = {}
         self._seconds_per_update = 0.0
 
@@ -135,6 +136,27 @@ class Learner:
         self._ahead.update(missing)
         self._close_up()
         return len(missing)
+
+    def follow(self, run: int, begins: int) -> int:
+        """The journal is numbered by `run`, from `begins` on; how many numbers that were here it gives anew.
+
+        A power cut may have lost the journal's newest entries, and without a session all are: other transitions get
+        their numbers, and they are new. What was learned from the lost ones stays.
+        """
+        if run == self.journal_run:
+            return 0
+        newest = self._counted_until if self.journal_run is None else max(self._counted_until, self._newest)
+        self.journal_run = run
+        if begins <= newest:
+            self.forget(begins)
+        return max(0, newest + 1 - begins)
+
+    def forget(self, first: int) -> None:
+        """Sequence numbers from `first` on are of transitions that were never here."""
+        self._next_sequence = min(self._next_sequence, first)
+        self._newest = min(self._newest, first - 1)
+        self._counted_until = min(self._counted_until, first - 1)
+        self._ahead = {i for i in self._ahead if i < first}
 
     def _close_up(self) -> None:
         while self._next_sequence in self._ahead:
@@ -252,6 +274,7 @@ class Learner:
                 "forgiven": self.forgiven,
                 "successes": self.successes,
                 "counted_until": max(self._counted_until, self._newest),
+                "journal_run": self.journal_run,
             },
             buffer,
         )
@@ -294,3 +317,4 @@ class Learner:
         # Older checkpoints do not say; what they had seen was good enough for them.
         self.successes = int(state.get("successes", self.config.warm_successes))
         self._counted_until = int(state["counted_until"])
+        self.journal_run = state.get("journal_run")

@@ -72,6 +72,7 @@ class LearnerNode(RltNode):
             journal_of(folder)  # complain at once, not at the first transition
         self.score = Score()
         self.unsaved = ""  # why the newest checkpoint could not be written
+        self.renumbered = ""  # what the journal lost that was learned from
         self.steps = self.human_steps = 0
         self.heard_s = self.now_s()  # of the newest transition, or of the beginning of the critical phase
         self.means: dict[str, float] = {}  # of the last second
@@ -156,7 +157,7 @@ class LearnerNode(RltNode):
             transition = transition_from_msg(msg)
             if self.learner is None:
                 self.make_learner(dims_of(transition))
-                self.give_up_holes()
+                self.follow()
             before = self.learner.next_sequence
             new = self.learner.add(transition)
         except ValueError:
@@ -173,12 +174,22 @@ class LearnerNode(RltNode):
 
     def on_journal(self, msg: UInt64MultiArray) -> None:
         self.journal = list(msg.data)
-        self.give_up_holes()
+        self.follow()
 
-    def give_up_holes(self) -> None:
-        """Go on without what the replay says is lost."""
-        if self.learner is None:
+    def follow(self) -> None:
+        """Take the replay's numbers as it gives them now, and go on without what it says is lost."""
+        if self.learner is None or not self.journal:
             return
+        run, begins = self.journal[:2]
+        anew = self.learner.follow(run, begins)
+        if anew:
+            self.heard = begins
+            self.renumbered = (
+                f"replay_node began again and numbers from {begins}: {anew} transitions that were learned from are no"
+                " longer stored; new ones are learned from, but a restarted learner lacks the old; for practice that"
+                " lasts give a session, and sync_ms 0 against power cuts"
+            )
+            self.get_logger().error(self.renumbered)
         for first, end in zip(self.journal[3::2], self.journal[4::2]):
             lost = self.learner.give_up(first, end)
             if lost:
@@ -295,7 +306,7 @@ class LearnerNode(RltNode):
         silent_s = self.now_s() - self.heard_s
         if self.score.phase == Phase.CRITICAL and silent_s > self.params.stale_s:
             return f"no transition for {silent_s:.0f} s although the critical phase is on; is replay_node alive?"
-        return ""
+        return self.renumbered
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.alarm()

@@ -179,6 +179,35 @@ def test_published_versions_count_up_and_unpack():
         unpack(data, digest, version, version - 1, learner.td3.actor.architecture)
 
 
+# --- a journal that begins anew
+
+
+def test_numbers_that_a_new_run_of_the_replay_gives_again_are_of_new_transitions():
+    learner = filled(100)
+    assert learner.follow(1, 0) == 0  # heard late: they are this run's
+    assert learner.follow(2, 90) == 10  # a power cut lost the newest ten
+    assert learner.next_sequence == 90
+    assert all(learner.add(transition(i)) for i in range(90, 130))
+    assert learner.follow(2, 90) == 0 and learner.next_sequence == 130
+    assert learner.follow(3, 130) == 0 and learner.follow(4, 140) == 0 and learner.next_sequence == 130
+    assert learner.transitions == 140 and len(learner.buffer) == 140
+    assert learner.follow(5, 0) == 130  # no session
+    assert learner.add(transition(0)) and learner.next_sequence == 1
+
+
+def test_a_resumed_learner_counts_what_took_the_place_of_lost_transitions(tmp_path):
+    learner = filled(100, session_dir=tmp_path)
+    learner.follow(1, 0)
+    learner.save()
+    for run, begins, expected in ((1, 0, 100), (2, 90, 110), (2, 100, 100)):
+        resumed = Learner(CONFIG, DIMS, tmp_path)
+        resumed.load()
+        resumed.follow(run, begins)
+        for i in range(100):
+            resumed.add(transition(i))
+        assert resumed.transitions == expected
+
+
 # --- checkpoints
 
 

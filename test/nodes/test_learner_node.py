@@ -234,6 +234,22 @@ def test_a_learner_without_a_journal_s_first_transitions_learns_from_all_others(
     assert node.learner.transitions == 250
 
 
+def test_a_replay_node_that_numbers_anew_is_followed_and_told_of(graph, start, stop, transition, peer, quick):
+    """Without a session: it is started again alone."""
+    data = lambda i: serialize_message(transition_to_msg(transition(i), "", peer.clock))  # noqa: E731
+    replay, node = start(ReplayNode), start(LearnerNode, **quick)
+    for i in range(100):
+        replay.journal.append(data(i), i)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 100, "a hundred")
+    graph.spin_until(lambda: node.learner.journal_run == replay.run, "the journal's news")
+    stop(replay)
+    replay = start(ReplayNode)
+    for i in range(60):
+        replay.journal.append(data(i), i)
+    graph.spin_until(lambda: node.learner.transitions == 160, "the new ones")
+    assert "numbers from 0: 100 transitions that were learned from are no longer stored" in node.alarm()
+
+
 def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(graph, start, replay, tmp_path, quick):
     node = start(LearnerNode, session=str(tmp_path), checkpoint_s=1.0, **quick)
     r = replay()
