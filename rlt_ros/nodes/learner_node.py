@@ -86,8 +86,11 @@ class LearnerNode(RltNode):
         self.sums: dict[str, float] = defaultdict(float)
         checkpoint = self.session / "checkpoints" / "learner.ckpt" if self.session else None
         if checkpoint is not None and checkpoint.exists():
-            self.make_learner(checkpoint_dims(checkpoint))
-            self.learner.load()
+            learner = self.make_learner(checkpoint_dims(checkpoint))
+            learner.load()
+            if self.params.beta >= 0.0:
+                learner.set("beta", self.params.beta)
+            self.learner = learner
             self.save()  # the versions from here on are never given twice
             self.counted = (time.monotonic(), self.learner.updates)
             self.get_logger().info(f"resumed {checkpoint}: {self.learner.updates} updates")
@@ -122,7 +125,8 @@ class LearnerNode(RltNode):
 
         return SummaryWriter(str(self.session / "metrics"), flush_secs=10)
 
-    def make_learner(self, dims: Dims) -> None:
+    def make_learner(self, dims: Dims) -> Learner:
+        """One with all prior data. RuntimeError, which ends the node, when some of it does not fit."""
         wanted = Dims(
             token=dims.token,
             rl_proprio=2 * self.task.proprio_dim,
@@ -133,13 +137,19 @@ class LearnerNode(RltNode):
             raise ValueError(
                 f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder"
             )
-        self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale, self.params.device)
+        learner = Learner(self.config, dims, self.session, self.task.proprio_scale, self.params.device)
         for folder in self.params.prior:
-            for transition in stored_transitions(Path(folder), self.get_logger().warning):
-                self.learner.add_prior(transition)
-            self.get_logger().info(f"{self.learner.buffer.kept} transitions of prior data after {folder}")
+            try:
+                for transition in stored_transitions(Path(folder), self.get_logger().warning):
+                    learner.add_prior(transition)
+            except ValueError as error:
+                raise RuntimeError(
+                    f"prior session {folder}: {error}; take it out of `prior`, or take one of the same VLA and task"
+                ) from error
+            self.get_logger().info(f"{learner.buffer.kept} transitions of prior data after {folder}")
         if self.params.beta >= 0.0:
-            self.learner.set("beta", self.params.beta)
+            learner.set("beta", self.params.beta)
+        return learner
 
     def on_parameters_(self) -> None:
         if self.learner is not None:
@@ -156,7 +166,7 @@ class LearnerNode(RltNode):
         try:
             transition = transition_from_msg(msg)
             if self.learner is None:
-                self.make_learner(dims_of(transition))
+                self.learner = self.make_learner(dims_of(transition))
                 self.follow()
             before = self.learner.next_sequence
             new = self.learner.add(transition)

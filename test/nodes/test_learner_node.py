@@ -166,6 +166,27 @@ def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, 
     graph.spin_until(lambda: bool(r.status) and r.status[-1].prior_share >= 0.5, "the status")
 
 
+def test_prior_session_that_does_not_fit_ends_the_node_with_its_name(
+    graph, make, start, stop, replay, tmp_path, quick, transition
+):
+    earlier = tmp_path / "earlier"
+    journal = Journal(earlier / "journal", TRANSITION_TYPE, ros2msg(TRANSITION_TYPE))
+    other = transition_to_msg(transition(0, token_dim=9), "earlier", ControlClock(50.0))
+    journal.append(serialize_message(other), 0)
+    journal.close()
+    words = f"prior session {earlier}: transition 0: token has shape (9,), expected (6,)"
+    node = start(LearnerNode, prior=[str(earlier)], **quick)
+    r = replay()
+    graph.spin_until(lambda: (r.send(0), node.failure is not None)[1], "the end")
+    assert words in str(node.failure) and node.learner is None
+    stop(node)
+
+    node = start(LearnerNode, session=str(tmp_path), **quick)
+    graph.spin_until(lambda: (r.send(0), node.learner is not None)[1], "a learner")
+    stop(node)
+    assert words in make(LearnerNode, session=str(tmp_path), prior=[str(earlier)], **quick).configure_error
+
+
 def test_prior_session_that_is_none_fails_at_configure(make, tmp_path, quick):
     assert f"session '{tmp_path}' has no journal" in make(LearnerNode, prior=[str(tmp_path)], **quick).configure_error
 
