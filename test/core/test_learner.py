@@ -387,6 +387,22 @@ def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tm
             one.set(name, value)
 
 
+def test_what_is_configured_anew_is_in_force_after_a_resume(tmp_path):
+    first = filled(30)
+    first.set("beta", 3.0)
+    for _ in range(4):
+        first.step()
+    first.save(tmp_path / "l.ckpt")
+    changed = Learner(replace(CONFIG, beta=0.05, actor_lr=1e-5, critic_lr=2e-5), DIMS)
+    changed.load(tmp_path / "l.ckpt")
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in (changed.td3.actor_optimiser, changed.td3.critic_optimiser)]
+    assert changed.td3.beta == 0.05 and rates == [1e-5, 2e-5]
+    changed.save(tmp_path / "l.ckpt")
+    again = Learner(changed.config, DIMS)
+    again.load(tmp_path / "l.ckpt")
+    assert again.td3.beta == 0.05
+
+
 def test_prior_data_is_sampled_but_owed_no_updates():
     config = replace(CONFIG, prior_fraction=0.5)
     learner = Learner(config, DIMS)

@@ -139,7 +139,9 @@ def test_transition_of_another_size_is_dropped(graph, start, replay, quick):
     assert len(node.learner.buffer) == 1
 
 
-def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(graph, start, replay, tmp_path, quick):
+def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(
+    graph, start, stop, replay, tmp_path, quick
+):
     node = start(LearnerNode, session=str(tmp_path), **quick)
     r = replay()
     r.send(*range(20))
@@ -150,6 +152,10 @@ def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(gra
     assert node.learner.td3.beta == 1.5
     assert [(c["node"], c["name"], c["value"]) for c in read_changes(tmp_path)] == [("learner_node", "beta", 1.5)]
     graph.spin_until(lambda: bool(r.status) and r.status[-1].beta == 1.5, "the status")
+    for parameters, beta in (({}, 1.5), ({"beta": 0.7}, 0.7), ({"td3__beta": 0.05}, 0.05)):  # as the session goes on
+        stop(node)
+        node = start(LearnerNode, session=str(tmp_path), **quick, **parameters)
+        assert node.learner.td3.beta == pytest.approx(beta)
 
 
 def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, tmp_path, quick, transition):
