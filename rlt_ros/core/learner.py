@@ -192,8 +192,11 @@ class Learner:
     def due(self) -> int:
         """Updates owed now: utd * transitions - made, at most max_backlog (the rest is forgiven).
 
-        0 below min_buffer, and before the first success when one is to be waited for.
+        0 below min_buffer, before the first success when one is to be waited for, and after a resume until all that was
+        counted is here again or given up: updates from a part of it would not be those that were owed.
         """
+        if self._next_sequence <= self._counted_until:
+            return 0
         if len(self.buffer) < self.config.min_buffer or self.successes < min(1, self.config.warm_successes):
             return 0
         owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven

@@ -248,6 +248,32 @@ def test_a_resumed_learner_owes_nothing_twice(tmp_path):
     assert second.due() == owed + 2
 
 
+def test_a_resumed_learner_owes_nothing_until_the_journal_was_read_again(tmp_path):
+    first = filled(60, session_dir=tmp_path)
+    for _ in range(40):
+        first.step()
+    first.save()
+    second = Learner(CONFIG, DIMS, tmp_path)
+    second.load()
+    for i in range(60):
+        assert second.due() == 0
+        second.add(transition(i))
+    while first.due():
+        first.step()
+    while second.due():  # as the node, which looks after each message
+        second.step()
+    assert second.updates == 120 and same(first, second)
+
+    third = Learner(CONFIG, DIMS, tmp_path)
+    third.load()
+    for i in (*range(20), *range(30, 50)):
+        third.add(transition(i))
+    third.give_up(20, 30)
+    assert third.due() == 0
+    third.give_up(50, 60)
+    assert third.due() == 80
+
+
 def test_a_crash_before_the_journal_was_read_again_does_not_forget_what_was_counted(tmp_path):
     filled(30).save(tmp_path / "l.ckpt")
     second = Learner(CONFIG, DIMS)
