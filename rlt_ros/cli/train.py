@@ -309,7 +309,7 @@ def train_rl(args: argparse.Namespace) -> int:
     learner = Learner(hyper, dims_of(transitions[0]), args.out, task.proprio_scale)
     for folder in args.prior:
         for transition in stored_transitions(folder, warn):
-            learner.add_prior(transition)
+            learner.add_prior(transition, str(folder))
     total = args.updates or round(hyper.utd * len(transitions))
     shown = ("critic_loss", "q_mean", "td_error", "anchor", "updates_per_s")
     with Bars() as bars:

@@ -141,7 +141,7 @@ class LearnerNode(RltNode):
         for folder in self.params.prior:
             try:
                 for transition in stored_transitions(Path(folder), self.get_logger().warning):
-                    learner.add_prior(transition)
+                    learner.add_prior(transition, folder)
             except ValueError as error:
                 raise RuntimeError(
                     f"prior session {folder}: {error}; take it out of `prior`, or take one of the same VLA and task"

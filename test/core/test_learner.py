@@ -146,6 +146,48 @@ def test_successes_are_remembered_over_a_restart_and_counted_in_prior_data(tmp_p
     assert prior.successes == 1
 
 
+def rewarded(sequence, episode):
+    made = transition(sequence)
+    made.rewards[4], made.episode = 1.0, episode
+    return made
+
+
+def test_episodes_of_several_sessions_with_one_number_are_several_successes():
+    learner = Learner(CONFIG, DIMS)
+    for session in ("a", "b"):
+        for i in range(5):
+            learner.add_prior(rewarded(i, 3), session)
+    for i in range(5):
+        learner.add(rewarded(i, 3))
+    assert learner.successes == 3
+
+
+def test_a_success_over_a_restart_is_one(tmp_path):
+    learner = Learner(CONFIG, DIMS, tmp_path)
+    for i in range(3):
+        learner.add(rewarded(i, 1))
+    learner.save()
+    resumed = Learner(CONFIG, DIMS, tmp_path)
+    resumed.load()
+    for i in range(5):
+        resumed.add(rewarded(i, 1))
+    assert resumed.successes == 1
+
+
+def test_a_gap_that_is_filled_after_a_resume_is_counted_once(tmp_path):
+    learner = Learner(CONFIG, DIMS, tmp_path)
+    for i in (*range(10), *range(60, 70)):
+        learner.add(transition(i))
+    learner.save()
+    for until in (30, 70):  # the first is stopped before it has read all, and had saved
+        learner = Learner(CONFIG, DIMS, tmp_path)
+        learner.load()
+        for i in range(until):
+            learner.add(transition(i))
+        learner.save()
+        assert learner.transitions == min(70, until + 10)
+
+
 def test_metrics_are_plain_finite_floats():
     learner = filled()
     learner.step()
