@@ -301,7 +301,9 @@ class Learner:
             os.fsync(file.fileno())
         if keep:
             _keep_as(temporary, path.with_name(f"{path.stem}-{self.updates:09d}{path.suffix}"))
-            for old in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))[:-keep]:
+            kept = path.parent.glob(f"{path.stem}-*{path.suffix}")
+            # By age: whoever went back to an older one has newer ones with smaller numbers now.
+            for old in sorted(kept, key=lambda other: (other.stat().st_mtime_ns, other.name))[:-keep]:
                 old.unlink(missing_ok=True)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)

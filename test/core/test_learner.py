@@ -436,6 +436,28 @@ def test_the_newest_checkpoints_are_kept_beside_the_one_in_use(tmp_path):
         learner.load()
 
 
+def test_after_going_back_to_an_older_checkpoint_the_newest_are_kept(tmp_path):
+    learner = filled(30, session_dir=tmp_path)
+    folder = tmp_path / "checkpoints"
+    for number in range(1, 6):
+        learner.step()
+        learner.save(keep=3)
+        os.utime(folder / f"learner-00000000{number}.ckpt", (number, number))
+    (folder / "learner.ckpt").unlink()
+    (folder / "learner.ckpt").write_bytes((folder / "learner-000000003.ckpt").read_bytes())
+    back = Learner(CONFIG, DIMS, tmp_path)
+    back.load()
+    for i in range(30):
+        back.add(transition(i))
+    back.step()
+    for _ in range(2):
+        back.td3.updates -= 2  # numbers below all that were kept
+        back.save(keep=3)
+    assert sorted(path.name for path in folder.glob("learner-*")) == [
+        "learner-000000000.ckpt", "learner-000000002.ckpt", "learner-000000005.ckpt"]
+
+
+
 def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tmp_path):
     one, other = filled(30), filled(30)
     one.set("beta", 3.0)
