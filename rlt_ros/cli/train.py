@@ -314,7 +314,7 @@ def train_rl(args: argparse.Namespace) -> int:
     learner = Learner(hyper, dims_of(transitions[0]), args.out, task.proprio_scale)
     for folder in args.prior:
         for transition in stored_transitions(folder, warn):
-            learner.add_prior(transition)
+            learner.add_prior(transition, str(folder))
     total = args.updates or round(hyper.utd * len(transitions))
     shown = ("critic_loss", "q_mean", "td_error", "anchor", "updates_per_s")
     with Bars() as bars:
@@ -330,6 +330,7 @@ def train_rl(args: argparse.Namespace) -> int:
                         show(learner.updates, total, {name: metrics[name] for name in shown})
         show(learner.updates, total, {})
     learner.version = 1
+    learner.forget(0)  # practice that goes on in `out` numbers its own transitions from 0
     args.out.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         shutil.copyfile(path, args.out / "config.yaml")

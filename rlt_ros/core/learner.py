@@ -97,11 +97,13 @@ class Learner:
         self.transitions = 0  # counted for the update-to-data ratio, over all lives of the session
         self.forgiven = 0  # updates that were owed and will not be made
         self.successes = 0  # episodes that were rewarded, over all lives of the session and in prior data
-        self._rewarded: int | None = None  # the newest of them
-        self._counted_until = -1  # highest sequence counted before the resume
+        self._rewarded: tuple[str, int] | None = None  # the newest of them, by session and number
+        self._counted_until = -1  # highest sequence counted before the resume,
+        self._uncounted: set[int] = set()  # without those that were missing then
         self._newest = -1  # highest sequence that was here
         self._ahead: set[int] = set()  # those that came before one that is still missing
         self._next_sequence = 0
+        self.journal_run: int | None = None  # which life of the replay node numbered them; None: never heard
         self._losses: dict[str, float] = {}
         self._seconds_per_update = 0.0
 
@@ -117,29 +119,63 @@ class Learner:
             return False
         self.buffer.add(transition)
         self._newest = max(self._newest, sequence)
-        self.give_up(sequence)  # it is here
-        if sequence > self._counted_until:
+        self._ahead.add(sequence)
+        self._close_up()
+        if sequence > self._counted_until or sequence in self._uncounted:
+            self._uncounted.discard(sequence)
             self.transitions += 1
-            self._count_success(transition)
+            self._count_success(transition, "")
         return True
 
-    def _count_success(self, transition: Transition) -> None:
-        if transition.episode != self._rewarded and np.any(np.asarray(transition.rewards) > 0.0):
-            self._rewarded = transition.episode
+    def _count_success(self, transition: Transition, session: str) -> None:
+        episode = session, int(transition.episode)
+        if episode != self._rewarded and np.any(np.asarray(transition.rewards) > 0.0):
+            self._rewarded = episode
             self.successes += 1
 
-    def give_up(self, sequence: int) -> None:
-        """Wait no longer for a transition that nobody has."""
-        self._ahead.add(sequence)
+    def give_up(self, first: int, end: int) -> int:
+        """Wait no longer for those from `first` to before `end`, which nobody has; how many of them were missing."""
+        missing = [i for i in range(max(first, self._next_sequence), end) if i not in self._ahead]
+        self._ahead.update(missing)
+        self._uncounted.difference_update(missing)
+        self._close_up()
+        return len(missing)
+
+    def follow(self, run: int, begins: int) -> int:
+        """The journal is numbered by `run`, from `begins` on; how many numbers that were here it gives anew.
+
+        A power cut may have lost the journal's newest entries, and without a session all are: other transitions get
+        their numbers, and they are new. What was learned from the lost ones stays.
+        """
+        if run == self.journal_run:
+            return 0
+        newest = self._counted_until if self.journal_run is None else max(self._counted_until, self._newest)
+        self.journal_run = run
+        if begins <= newest:
+            self.forget(begins)
+        return max(0, newest + 1 - begins)
+
+    def forget(self, first: int) -> None:
+        """Sequence numbers from `first` on are of transitions that were never here."""
+        self._next_sequence = min(self._next_sequence, first)
+        self._newest = min(self._newest, first - 1)
+        self._counted_until = min(self._counted_until, first - 1)
+        self._ahead = {i for i in self._ahead if i < first}
+        self._uncounted = {i for i in self._uncounted if i < first}
+
+    def _close_up(self) -> None:
         while self._next_sequence in self._ahead:
             self._ahead.remove(self._next_sequence)
             self._next_sequence += 1
 
-    def add_prior(self, transition: Transition) -> None:
+    def add_prior(self, transition: Transition, session: str = "prior") -> None:
         """Store a transition of an earlier session or of a demonstration, before everything else: it stays in the
-        buffer for good and no updates are owed for it.  ValueError on malformed ones and when it comes late."""
+        buffer for good and no updates are owed for it.  ValueError on malformed ones and when it comes late.
+
+        session: which one, since each numbers its episodes from 1.
+        """
         self.buffer.add(transition, keep=True)
-        self._count_success(transition)
+        self._count_success(transition, session)
 
     def set(self, name: str, value: float) -> None:
         """Change a hyper-parameter while learning; ValueError names what can be changed and within what."""
@@ -164,8 +200,11 @@ class Learner:
     def due(self) -> int:
         """Updates owed now: utd * transitions - made, at most max_backlog (the rest is forgiven).
 
-        0 below min_buffer, and before the first success when one is to be waited for.
+        0 below min_buffer, before the first success when one is to be waited for, and after a resume until all that was
+        counted is here again or given up: updates from a part of it would not be those that were owed.
         """
+        if self._next_sequence <= self._counted_until:
+            return 0
         if len(self.buffer) < self.config.min_buffer or self.successes < min(1, self.config.warm_successes):
             return 0
         owed = math.floor(self.config.utd * self.transitions) - self.updates - self.forgiven
@@ -235,6 +274,7 @@ class Learner:
         keep: so many of the newest stay beside it as <name>-<updates>.ckpt, to go back to.
         """
         path = self._path(path)
+        unseen = range(max(self._next_sequence, self._counted_until + 1), self._newest)
         buffer = io.BytesIO()
         torch.save(
             {
@@ -246,6 +286,9 @@ class Learner:
                 "forgiven": self.forgiven,
                 "successes": self.successes,
                 "counted_until": max(self._counted_until, self._newest),
+                "uncounted": [*self._uncounted, *(i for i in unseen if i not in self._ahead)],
+                "rewarded": self._rewarded,
+                "journal_run": self.journal_run,
             },
             buffer,
         )
@@ -258,7 +301,9 @@ class Learner:
             os.fsync(file.fileno())
         if keep:
             _keep_as(temporary, path.with_name(f"{path.stem}-{self.updates:09d}{path.suffix}"))
-            for old in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}"))[:-keep]:
+            kept = path.parent.glob(f"{path.stem}-*{path.suffix}")
+            # By age: whoever went back to an older one has newer ones with smaller numbers now.
+            for old in sorted(kept, key=lambda other: (other.stat().st_mtime_ns, other.name))[:-keep]:
                 old.unlink(missing_ok=True)
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -288,3 +333,6 @@ class Learner:
         # Older checkpoints do not say; what they had seen was good enough for them.
         self.successes = int(state.get("successes", self.config.warm_successes))
         self._counted_until = int(state["counted_until"])
+        self._uncounted = set(state.get("uncounted", ()))
+        self._rewarded = state.get("rewarded")
+        self.journal_run = state.get("journal_run")

@@ -154,7 +154,7 @@ class ReplayBuffer:
             if self._prior_rows is None:
                 self._prior_rows = torch.from_numpy(np.flatnonzero(self._prior[:size]))
             if len(self._prior_rows):
-                rows[:n_prior] = self._prior_rows[rows[:n_prior] % len(self._prior_rows)]
+                rows[:n_prior] = self._prior_rows[torch.randint(len(self._prior_rows), (n_prior,), generator=generator)]
         flat = self.dims.flat_action
         numbers, reference, action, next_reference = self._rows.index_select(0, rows).split(
             (3, flat, flat, flat), dim=1

@@ -299,13 +299,23 @@ class TD3:
         state = {name: getattr(self, name).state_dict() for name in self._PARTS}
         return state | {
             "generator": self.generator.get_state(), "updates": self.updates, "beta": self.beta,
-            "of_actor": dict(self._newest),
+            "configured_beta": self.config.beta, "of_actor": dict(self._newest),
         }
 
     def load_state_dict(self, state: dict) -> None:
+        """Go on from `state` with this configuration; a beta that was set while running stays unless it changed there."""
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for optimiser, rate in (
+            (self.actor_optimiser, self.config.actor_lr), (self.critic_optimiser, self.config.critic_lr),
+        ):
+            for group in optimiser.param_groups:
+                group["lr"] = rate  # that of `state` came with the moments
         self.generator.set_state(state["generator"])
         self.updates = int(state["updates"])
-        self.beta = float(state.get("beta", self.config.beta))  # checkpoints of before it could change lack it
+        # Older checkpoints lack one or both.
+        if state.get("configured_beta", self.config.beta) == self.config.beta:
+            self.beta = float(state.get("beta", self.config.beta))
+        else:
+            self.beta = self.config.beta
         self._newest |= state.get("of_actor", {})

@@ -279,7 +279,7 @@ class Journal:
 
     An entry is given out only after it was written, and with `sync_ms` 0 synced. Whoever missed some asks with
     `rewind`, and everything from there on comes again, from the files where memory no longer has it. Without a folder
-    nothing is stored, and only the newest `keep` entries can be asked for.
+    nothing is stored, and only the newest `keep` entries can be asked for. `holes` has what nobody needs to ask for.
 
     When the disk refuses, `append` and `sync` raise JournalError and may be called again at any time: they begin a new
     file and go on where the last whole entry was. `take` goes on meanwhile with what is safe.
@@ -306,6 +306,8 @@ class Journal:
             self._begin_file()
         self._recent: deque[Entry] = deque(maxlen=keep)
         self._cursor = self.next_sequence
+        self.begins = self.given = self.next_sequence  # the first number of this run; all below `given` were given out
+        self.holes: dict[int, int] = {}  # number -> the next one that there is, wherever entries turned out to be lost
         self._reader: Iterator[Entry] | None = None
 
     def append(self, data: bytes, stamp_ns: int) -> None:
@@ -345,8 +347,11 @@ class Journal:
             entry = self._at_cursor()
             if entry.sequence >= safe:
                 break
+            if entry.sequence > self._cursor:
+                self.holes[self._cursor] = entry.sequence
             self._cursor = entry.sequence + 1
             taken.append(entry.data)
+        self.given = max(self.given, self._cursor)
         return taken
 
     def close(self) -> None:

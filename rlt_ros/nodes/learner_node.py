@@ -1,12 +1,12 @@
 """The learner: trains on the replay topic and pushes weights to the actor."""
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from std_msgs.msg import UInt64
+from std_msgs.msg import UInt64, UInt64MultiArray
 
 from rlt_ros.core.learner import Learner, checkpoint_dims
 from rlt_ros.core.networks import Dims
@@ -25,7 +25,8 @@ from rlt_ros.ros.stored import journal_of, stored_transitions
 from rlt_ros.sim.task import load_task
 
 SLICE_EVERY_S = 0.005
-ASK_AT_MOST = 5
+ASK_EVERY_S = 1.0  # twice as long after each request for the same transition, up to
+ASK_AT_LEAST_S = 60.0
 BEHIND = 25  # transitions whose updates are still owed, from which on simulated time waits: a second of data
 IN_STATUS = ("critic_loss", "actor_loss", "q_mean", "anchor", "td_error", "prior_share")
 CURVES = (*IN_STATUS, "q_max", "critic_grad", "actor_grad")
@@ -36,8 +37,9 @@ ANCHOR_ALARM = 0.5  # mean square distance of the actor's chunk to the reference
 class LearnerNode(RltNode):
     """Train in short slices between messages, at the update-to-data ratio; save; resume; ask for what was missed.
 
-    Subscribes: replay (Transition).  Publishes: replay/request (UInt64), learner/weights (PolicyWeights, latched),
-    learner/status (LearnerStatus, 1 Hz).  Writes: <session>/checkpoints/learner.ckpt, <session>/metrics (TensorBoard).
+    Subscribes: replay (Transition), replay/journal (UInt64MultiArray, latched: what of it there is), episode/state.
+    Publishes: replay/request (UInt64), learner/weights (PolicyWeights, latched), learner/status (LearnerStatus, 1 Hz).
+     Writes: <session>/checkpoints/learner.ckpt, <session>/metrics (TensorBoard).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -70,19 +72,25 @@ class LearnerNode(RltNode):
             journal_of(folder)  # complain at once, not at the first transition
         self.score = Score()
         self.unsaved = ""  # why the newest checkpoint could not be written
+        self.renumbered = ""  # what the journal lost that was learned from
         self.steps = self.human_steps = 0
         self.heard_s = self.now_s()  # of the newest transition, or of the beginning of the critical phase
         self.means: dict[str, float] = {}  # of the last second
         self.learner: Learner | None = None
         self.published_updates = 0
-        self.asked_s = 0.0
-        self.asked: Counter[int] = Counter()  # sequence -> requests for it
+        self.asked, self.times = 0, 0  # the transition that was asked for last, and how often
+        self.asked_s = self.advanced_s = float("-inf")  # of the newest request, and of the newest that was waited for
+        self.journal: list[int] = []  # as the replay said last
+        self.heard = 0  # one more than the highest sequence number that was heard
         self.counted = (time.monotonic(), 0)
         self.sums: dict[str, float] = defaultdict(float)
         checkpoint = self.session / "checkpoints" / "learner.ckpt" if self.session else None
         if checkpoint is not None and checkpoint.exists():
-            self.make_learner(checkpoint_dims(checkpoint))
-            self.learner.load()
+            learner = self.make_learner(checkpoint_dims(checkpoint))
+            learner.load()
+            if self.params.beta >= 0.0:
+                learner.set("beta", self.params.beta)
+            self.learner = learner
             self.save()  # the versions from here on are never given twice
             self.counted = (time.monotonic(), self.learner.updates)
             self.get_logger().info(f"resumed {checkpoint}: {self.learner.updates} updates")
@@ -90,12 +98,13 @@ class LearnerNode(RltNode):
         self.status = self.publish(LearnerStatus, "learner/status", qos.EVENT)
         self.request = self.publish(UInt64, "replay/request", qos.EVENT)
         self.subscribe(TransitionMsg, "replay", self.on_transition, qos.REPLAY)
+        self.subscribe(UInt64MultiArray, "replay/journal", self.on_journal, qos.STATE)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         for period_s, action in (
             (SLICE_EVERY_S, self.train),
             (1.0 / self.params.publish_hz, self.publish_weights),
             (1.0, self.report),
-            (0.05, self.begin),
+            (0.05, self.catch_up),
             (self.params.checkpoint_s, self.save),
         ):
             self.every(period_s, action, wall=True)
@@ -116,7 +125,8 @@ class LearnerNode(RltNode):
 
         return SummaryWriter(str(self.session / "metrics"), flush_secs=10)
 
-    def make_learner(self, dims: Dims) -> None:
+    def make_learner(self, dims: Dims) -> Learner:
+        """One with all prior data. RuntimeError, which ends the node, when some of it does not fit."""
         wanted = Dims(
             token=dims.token,
             rl_proprio=2 * self.task.proprio_dim,
@@ -127,13 +137,19 @@ class LearnerNode(RltNode):
             raise ValueError(
                 f"this session has {dims}, task '{self.task.name}' needs {wanted}; take another session folder"
             )
-        self.learner = Learner(self.config, dims, self.session, self.task.proprio_scale, self.params.device)
+        learner = Learner(self.config, dims, self.session, self.task.proprio_scale, self.params.device)
         for folder in self.params.prior:
-            for transition in stored_transitions(Path(folder), self.get_logger().warning):
-                self.learner.add_prior(transition)
-            self.get_logger().info(f"{self.learner.buffer.kept} transitions of prior data after {folder}")
+            try:
+                for transition in stored_transitions(Path(folder), self.get_logger().warning):
+                    learner.add_prior(transition, folder)
+            except ValueError as error:
+                raise RuntimeError(
+                    f"prior session {folder}: {error}; take it out of `prior`, or take one of the same VLA and task"
+                ) from error
+            self.get_logger().info(f"{learner.buffer.kept} transitions of prior data after {folder}")
         if self.params.beta >= 0.0:
-            self.learner.set("beta", self.params.beta)
+            learner.set("beta", self.params.beta)
+        return learner
 
     def on_parameters_(self) -> None:
         if self.learner is not None:
@@ -147,27 +163,66 @@ class LearnerNode(RltNode):
         self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, self.now_s())
 
     def on_transition(self, msg: TransitionMsg) -> None:
-        transition = transition_from_msg(msg)
-        if self.learner is None:
-            self.make_learner(dims_of(transition))
+        try:
+            transition = transition_from_msg(msg)
+            if self.learner is None:
+                self.learner = self.make_learner(dims_of(transition))
+                self.follow()
+            before = self.learner.next_sequence
+            new = self.learner.add(transition)
+        except ValueError:
+            if self.learner is not None:
+                self.learner.give_up(msg.sequence, msg.sequence + 1)  # it would come again as it is
+            raise
         self.heard_s = self.now_s()
-        if self.learner.add(transition):
+        self.heard = max(self.heard, msg.sequence + 1)
+        if new:
             self.steps += transition.steps
             self.human_steps += int((transition.sources[:transition.steps] == Source.HUMAN).sum())
-        if msg.sequence > self.learner.next_sequence:
-            self.ask(self.learner.next_sequence)
+        if self.learner.next_sequence > before:
+            self.advanced_s = time.monotonic()
+
+    def on_journal(self, msg: UInt64MultiArray) -> None:
+        self.journal = list(msg.data)
+        self.follow()
+
+    def follow(self) -> None:
+        """Take the replay's numbers as it gives them now, and go on without what it says is lost."""
+        if self.learner is None or not self.journal:
+            return
+        run, begins = self.journal[:2]
+        anew = self.learner.follow(run, begins)
+        if anew:
+            self.heard = begins
+            self.renumbered = (
+                f"replay_node began again and numbers from {begins}: {anew} transitions that were learned from are no"
+                " longer stored; new ones are learned from, but a restarted learner lacks the old; for practice that"
+                " lasts give a session, and sync_ms 0 against power cuts"
+            )
+            self.get_logger().error(self.renumbered)
+        for first, end in zip(self.journal[3::2], self.journal[4::2]):
+            lost = self.learner.give_up(first, end)
+            if lost:
+                self.get_logger().error(
+                    f"the replay has lost {lost} transitions from number {first} to {end - 1}; going on without them"
+                )
+
+    def catch_up(self) -> None:
+        """Ask for what is missing: at once after a restart, which must not lose a second; not while it is coming."""
+        sequence = 0 if self.learner is None else self.learner.next_sequence
+        given = self.journal[2] if self.journal else 1  # not heard of yet: ask, in case
+        if sequence < max(given, self.heard):
+            self.ask(sequence)
 
     def ask(self, sequence: int) -> None:
-        """Ask the replay for everything from `sequence` on: once a second, but not for ever for what is lost."""
-        if time.monotonic() - self.asked_s < 1.0 or self.request.get_subscription_count() == 0:
+        """Ask the replay for everything from `sequence` on. Seldom: each time it begins anew there."""
+        times = self.times if sequence == self.asked else 0
+        wait_s = min(ASK_EVERY_S * 2 ** max(0, times - 1), ASK_AT_LEAST_S)
+        now_s = time.monotonic()
+        if now_s - max(self.asked_s, self.advanced_s) < wait_s or self.request.get_subscription_count() == 0:
             return
-        self.asked_s = time.monotonic()
-        self.asked[sequence] += 1
-        if self.asked[sequence] <= ASK_AT_MOST or sequence == 0:
-            self.request.publish(UInt64(data=sequence))
-        elif self.asked[sequence] == ASK_AT_MOST + 1:
-            self.get_logger().error(f"the replay does not have transition {sequence}; going on without it")
-            self.learner.give_up(sequence)
+        self.asked, self.times, self.asked_s = sequence, times + 1, now_s
+        self.request.publish(UInt64(data=sequence))
 
     def train(self) -> None:
         if self.learner is None:
@@ -195,11 +250,6 @@ class LearnerNode(RltNode):
                 data=packed(np.frombuffer(data, np.uint8), "B"),
             )
         )
-
-    def begin(self) -> None:
-        """Ask for everything as soon as the replay node is heard of: a restarted learner must not lose a second."""
-        if self.learner is None or self.learner.next_sequence == 0:
-            self.ask(0)
 
     def report(self) -> None:
         learner = self.learner
@@ -266,7 +316,7 @@ class LearnerNode(RltNode):
         silent_s = self.now_s() - self.heard_s
         if self.score.phase == Phase.CRITICAL and silent_s > self.params.stale_s:
             return f"no transition for {silent_s:.0f} s although the critical phase is on; is replay_node alive?"
-        return ""
+        return self.renumbered
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.alarm()

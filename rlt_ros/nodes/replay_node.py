@@ -1,11 +1,13 @@
 """The replay: joins what the actor saw with what the robot did, journals it, then offers it for training."""
 
+import time
+from array import array
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from rclpy.serialization import serialize_message
-from std_msgs.msg import UInt64
+from std_msgs.msg import UInt64, UInt64MultiArray
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
@@ -26,6 +28,7 @@ SEND_HZ = 20.0
 RETRY_S = 1.0  # between two tries to write to a disk that refuses
 WAITING = 1000  # transitions that wait for such a disk, 40 s of critical phase; then the oldest are given up
 REMIND_S = 10.0
+TELL_S = 1.0
 
 
 class ReplayNode(RltNode):
@@ -33,7 +36,8 @@ class ReplayNode(RltNode):
 
     Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, safety/state (for
     the list of episodes), replay/request (UInt64: the sequence number from which a learner wants everything again).
-    Publishes: replay (Transition).
+    Publishes: replay (Transition), replay/journal (UInt64MultiArray, latched: what the journal has, so that a learner knows
+    what to ask for and what to go on without).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
 
     While the disk refuses, nothing new is published, since it would not survive; the newest WAITING transitions are
@@ -87,6 +91,10 @@ class ReplayNode(RltNode):
         self.source = Source.HOLD
         self.token_dim: int | None = None  # as of the first token
         self.replay = self.publish(Transition, "replay", qos.REPLAY)
+        self.has = self.publish(UInt64MultiArray, "replay/journal", qos.STATE)
+        self.run = time.time_ns()
+        self.told: dict[int, int] | None = None  # the holes as published
+        self.told_s = 0.0
         # Deep queues: what is lost here is a hole in an episode. What has another size would spoil all that it joins.
         task = load_task(p.task)
         self.action_dim, self.proprio_dim = task.action_dim, task.proprio_dim
@@ -205,6 +213,17 @@ class ReplayNode(RltNode):
         self.store()
         for data in self.journal.take(round(self.params.catch_up_per_s / SEND_HZ)):
             self.replay.publish(data)
+        self.tell()
+
+    def tell(self) -> None:
+        """Say what the journal has: run, its first number, what was given out, and pairs: lost from here, up to there."""
+        journal, now_s = self.journal, time.monotonic()
+        if journal.holes != self.told or now_s - self.told_s > TELL_S:
+            self.told, self.told_s = dict(journal.holes), now_s
+            numbers = [self.run, journal.begins, journal.given]
+            for hole in self.told.items():
+                numbers += hole
+            self.has.publish(UInt64MultiArray(data=array("Q", numbers)))
 
     def store(self) -> None:
         """Write what waits. When the disk refuses, say so and try again a little later."""

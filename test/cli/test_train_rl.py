@@ -8,7 +8,8 @@ from rclpy.serialization import serialize_message
 
 from rlt_ros.cli.main import main
 from rlt_ros.core.chunks import ControlClock
-from rlt_ros.core.learner import load_actor
+from rlt_ros.core.learner import Learner, checkpoint_dims, load_actor
+from rlt_ros.core.td3 import TD3Config
 from rlt_ros.core.transition import Transition
 from rlt_ros.data.journal import Journal
 from rlt_ros.ros.conversions import transition_to_msg
@@ -44,6 +45,17 @@ def test_an_actor_is_trained_on_what_was_recorded(tmp_path, capsys, session) -> 
     assert (out / "config.yaml").read_text() == (first / "config.yaml").read_text()
     assert main(command) == 2  # never written over
     assert "there is a session already" in capsys.readouterr().err
+
+
+def test_practice_that_goes_on_in_the_new_folder_is_learned_from(tmp_path, session, transition) -> None:
+    out = tmp_path / "out"
+    assert main(["train", "rl", "--session", str(session(tmp_path / "a", 30)), "--out", str(out)]) == 0
+    config = TD3Config(hidden=(8, 8), batch_size=8, min_buffer=8, utd=2.0)
+    learner = Learner(config, checkpoint_dims(out / "checkpoints" / "learner.ckpt"), out)
+    learner.load()
+    for i in range(12):  # its journal begins at 0
+        learner.add(transition(i))
+    assert learner.transitions == 30 + 12
 
 
 @pytest.mark.parametrize("arguments, code, words", [

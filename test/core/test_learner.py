@@ -146,6 +146,48 @@ def test_successes_are_remembered_over_a_restart_and_counted_in_prior_data(tmp_p
     assert prior.successes == 1
 
 
+def rewarded(sequence, episode):
+    made = transition(sequence)
+    made.rewards[4], made.episode = 1.0, episode
+    return made
+
+
+def test_episodes_of_several_sessions_with_one_number_are_several_successes():
+    learner = Learner(CONFIG, DIMS)
+    for session in ("a", "b"):
+        for i in range(5):
+            learner.add_prior(rewarded(i, 3), session)
+    for i in range(5):
+        learner.add(rewarded(i, 3))
+    assert learner.successes == 3
+
+
+def test_a_success_over_a_restart_is_one(tmp_path):
+    learner = Learner(CONFIG, DIMS, tmp_path)
+    for i in range(3):
+        learner.add(rewarded(i, 1))
+    learner.save()
+    resumed = Learner(CONFIG, DIMS, tmp_path)
+    resumed.load()
+    for i in range(5):
+        resumed.add(rewarded(i, 1))
+    assert resumed.successes == 1
+
+
+def test_a_gap_that_is_filled_after_a_resume_is_counted_once(tmp_path):
+    learner = Learner(CONFIG, DIMS, tmp_path)
+    for i in (*range(10), *range(60, 70)):
+        learner.add(transition(i))
+    learner.save()
+    for until in (30, 70):  # the first is stopped before it has read all, and had saved
+        learner = Learner(CONFIG, DIMS, tmp_path)
+        learner.load()
+        for i in range(until):
+            learner.add(transition(i))
+        learner.save()
+        assert learner.transitions == min(70, until + 10)
+
+
 def test_metrics_are_plain_finite_floats():
     learner = filled()
     learner.step()
@@ -177,6 +219,35 @@ def test_published_versions_count_up_and_unpack():
         data, digest, version = learner.publish()
         assert version == expected
         unpack(data, digest, version, version - 1, learner.td3.actor.architecture)
+
+
+# --- a journal that begins anew
+
+
+def test_numbers_that_a_new_run_of_the_replay_gives_again_are_of_new_transitions():
+    learner = filled(100)
+    assert learner.follow(1, 0) == 0  # heard late: they are this run's
+    assert learner.follow(2, 90) == 10  # a power cut lost the newest ten
+    assert learner.next_sequence == 90
+    assert all(learner.add(transition(i)) for i in range(90, 130))
+    assert learner.follow(2, 90) == 0 and learner.next_sequence == 130
+    assert learner.follow(3, 130) == 0 and learner.follow(4, 140) == 0 and learner.next_sequence == 130
+    assert learner.transitions == 140 and len(learner.buffer) == 140
+    assert learner.follow(5, 0) == 130  # no session
+    assert learner.add(transition(0)) and learner.next_sequence == 1
+
+
+def test_a_resumed_learner_counts_what_took_the_place_of_lost_transitions(tmp_path):
+    learner = filled(100, session_dir=tmp_path)
+    learner.follow(1, 0)
+    learner.save()
+    for run, begins, expected in ((1, 0, 100), (2, 90, 110), (2, 100, 100)):
+        resumed = Learner(CONFIG, DIMS, tmp_path)
+        resumed.load()
+        resumed.follow(run, begins)
+        for i in range(100):
+            resumed.add(transition(i))
+        assert resumed.transitions == expected
 
 
 # --- checkpoints
@@ -217,6 +288,32 @@ def test_a_resumed_learner_owes_nothing_twice(tmp_path):
     assert second.due() == owed
     second.add(transition(30))
     assert second.due() == owed + 2
+
+
+def test_a_resumed_learner_owes_nothing_until_the_journal_was_read_again(tmp_path):
+    first = filled(60, session_dir=tmp_path)
+    for _ in range(40):
+        first.step()
+    first.save()
+    second = Learner(CONFIG, DIMS, tmp_path)
+    second.load()
+    for i in range(60):
+        assert second.due() == 0
+        second.add(transition(i))
+    while first.due():
+        first.step()
+    while second.due():  # as the node, which looks after each message
+        second.step()
+    assert second.updates == 120 and same(first, second)
+
+    third = Learner(CONFIG, DIMS, tmp_path)
+    third.load()
+    for i in (*range(20), *range(30, 50)):
+        third.add(transition(i))
+    third.give_up(20, 30)
+    assert third.due() == 0
+    third.give_up(50, 60)
+    assert third.due() == 80
 
 
 def test_a_crash_before_the_journal_was_read_again_does_not_forget_what_was_counted(tmp_path):
@@ -339,6 +436,28 @@ def test_the_newest_checkpoints_are_kept_beside_the_one_in_use(tmp_path):
         learner.load()
 
 
+def test_after_going_back_to_an_older_checkpoint_the_newest_are_kept(tmp_path):
+    learner = filled(30, session_dir=tmp_path)
+    folder = tmp_path / "checkpoints"
+    for number in range(1, 6):
+        learner.step()
+        learner.save(keep=3)
+        os.utime(folder / f"learner-00000000{number}.ckpt", (number, number))
+    (folder / "learner.ckpt").unlink()
+    (folder / "learner.ckpt").write_bytes((folder / "learner-000000003.ckpt").read_bytes())
+    back = Learner(CONFIG, DIMS, tmp_path)
+    back.load()
+    for i in range(30):
+        back.add(transition(i))
+    back.step()
+    for _ in range(2):
+        back.td3.updates -= 2  # numbers below all that were kept
+        back.save(keep=3)
+    assert sorted(path.name for path in folder.glob("learner-*")) == [
+        "learner-000000000.ckpt", "learner-000000002.ckpt", "learner-000000005.ckpt"]
+
+
+
 def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tmp_path):
     one, other = filled(30), filled(30)
     one.set("beta", 3.0)
@@ -356,6 +475,22 @@ def test_the_anchor_weight_can_change_while_learning_and_stays_after_a_resume(tm
     ):
         with pytest.raises(ValueError, match=text):
             one.set(name, value)
+
+
+def test_what_is_configured_anew_is_in_force_after_a_resume(tmp_path):
+    first = filled(30)
+    first.set("beta", 3.0)
+    for _ in range(4):
+        first.step()
+    first.save(tmp_path / "l.ckpt")
+    changed = Learner(replace(CONFIG, beta=0.05, actor_lr=1e-5, critic_lr=2e-5), DIMS)
+    changed.load(tmp_path / "l.ckpt")
+    rates = [optimiser.param_groups[0]["lr"] for optimiser in (changed.td3.actor_optimiser, changed.td3.critic_optimiser)]
+    assert changed.td3.beta == 0.05 and rates == [1e-5, 2e-5]
+    changed.save(tmp_path / "l.ckpt")
+    again = Learner(changed.config, DIMS)
+    again.load(tmp_path / "l.ckpt")
+    assert again.td3.beta == 0.05
 
 
 def test_prior_data_is_sampled_but_owed_no_updates():

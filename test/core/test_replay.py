@@ -92,6 +92,15 @@ def test_half_of_a_batch_can_come_from_what_the_actor_had_no_part_in():
     assert sampled[50:].mean() < 0.2
 
 
+def test_all_prior_data_is_drawn_alike():
+    buffer = ReplayBuffer(1000, DIMS)
+    for i in range(100):
+        buffer.add(transition(i, reference=np.full((5, 2), i), sources=np.full(5, 3 if i < 60 else 2, np.uint8)))
+    prior = buffer.sample(2 * 60_000, torch.Generator().manual_seed(0), 0.5)["reference"][:60_000, 0, 0]
+    counts = torch.bincount(prior.round().long(), minlength=60)  # 1000 each, with a standard deviation of 31
+    assert len(counts) == 60 and counts.min() > 850 and counts.max() < 1150
+
+
 def test_without_prior_data_a_prior_share_is_no_error():
     buffer = ReplayBuffer(10, DIMS)
     buffer.add(transition())

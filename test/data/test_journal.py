@@ -132,8 +132,26 @@ def test_what_memory_no_longer_has_comes_from_the_files(tmp_path):
 def test_without_a_folder_only_memory_is_used():
     j = journal(None, keep=3)
     fill(j, 5)
+    assert j.given == 0
     j.rewind(0)
     assert j.take(10) == [b"entry 2", b"entry 3", b"entry 4"]
+    assert j.holes == {0: 2} and j.given == 5
+
+
+def test_what_is_lost_is_found_while_giving_out_the_rest(tmp_path):
+    for _ in range(4):
+        j = journal(tmp_path)
+        fill(j, 10)
+        j.close()
+    journal_files(tmp_path)[2].unlink()
+    journal_files(tmp_path)[0].unlink()
+    j = journal(tmp_path)
+    assert (j.begins, j.given) == (40, 40)
+    fill(j, 2)
+    assert len(j.take(100)) == 2 and not j.holes
+    j.rewind(5)
+    assert len(j.take(100)) == 22
+    assert j.holes == {5: 10, 20: 30} and (j.begins, j.given) == (40, 42)
 
 
 def test_folder_that_cannot_be_made_is_named(tmp_path):

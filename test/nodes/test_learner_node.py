@@ -3,7 +3,7 @@
 import pytest
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from std_msgs.msg import UInt64
+from std_msgs.msg import UInt64, UInt64MultiArray
 
 from rlt_ros.core.chunks import ControlClock
 from rlt_ros.core.episode import Phase
@@ -13,6 +13,7 @@ from rlt_ros.data.journal import Journal
 from rlt_ros.msg import EpisodeState, LearnerStatus, PolicyWeights
 from rlt_ros.msg import Transition as TransitionMsg
 from rlt_ros.nodes.learner_node import LearnerNode
+from rlt_ros.nodes.replay_node import ReplayNode
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import transition_to_msg
 from rlt_ros.ros.definitions import ros2msg
@@ -29,10 +30,14 @@ class Replay:
         self.status = peer.hear(LearnerStatus, "learner/status", qos.EVENT)
         self.requests = peer.hear(UInt64, "replay/request", qos.EVENT)
         self.say = peer.say(TransitionMsg, "replay", qos.REPLAY)
+        self.journal = peer.say(UInt64MultiArray, "replay/journal", qos.STATE)
 
     def send(self, *sequences: int, **kwargs) -> None:
         for sequence in sequences:
             self.say(transition_to_msg(self.transition(sequence, **kwargs), "test", self.peer.clock))
+
+    def has(self, *holes: int, run: int = 1, begins: int = 0, given: int = 0) -> None:
+        self.journal(UInt64MultiArray(data=[run, begins, given, *holes]))
 
 
 @pytest.fixture
@@ -134,7 +139,9 @@ def test_transition_of_another_size_is_dropped(graph, start, replay, quick):
     assert len(node.learner.buffer) == 1
 
 
-def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(graph, start, replay, tmp_path, quick):
+def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(
+    graph, start, stop, replay, tmp_path, quick
+):
     node = start(LearnerNode, session=str(tmp_path), **quick)
     r = replay()
     r.send(*range(20))
@@ -145,6 +152,10 @@ def test_the_anchor_weight_changes_while_it_learns_and_the_session_says_when(gra
     assert node.learner.td3.beta == 1.5
     assert [(c["node"], c["name"], c["value"]) for c in read_changes(tmp_path)] == [("learner_node", "beta", 1.5)]
     graph.spin_until(lambda: bool(r.status) and r.status[-1].beta == 1.5, "the status")
+    for parameters, beta in (({}, 1.5), ({"beta": 0.7}, 0.7), ({"td3__beta": 0.05}, 0.05)):  # as the session goes on
+        stop(node)
+        node = start(LearnerNode, session=str(tmp_path), **quick, **parameters)
+        assert node.learner.td3.beta == pytest.approx(beta)
 
 
 def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, tmp_path, quick, transition):
@@ -159,6 +170,27 @@ def test_transitions_of_an_earlier_session_are_prior_data(graph, start, replay, 
     graph.spin_until(lambda: node.learner is not None and node.learner.updates == 20, "updates")
     assert node.learner.buffer.kept == 15 and node.learner.transitions == 20
     graph.spin_until(lambda: bool(r.status) and r.status[-1].prior_share >= 0.5, "the status")
+
+
+def test_prior_session_that_does_not_fit_ends_the_node_with_its_name(
+    graph, make, start, stop, replay, tmp_path, quick, transition
+):
+    earlier = tmp_path / "earlier"
+    journal = Journal(earlier / "journal", TRANSITION_TYPE, ros2msg(TRANSITION_TYPE))
+    other = transition_to_msg(transition(0, token_dim=9), "earlier", ControlClock(50.0))
+    journal.append(serialize_message(other), 0)
+    journal.close()
+    words = f"prior session {earlier}: transition 0: token has shape (9,), expected (6,)"
+    node = start(LearnerNode, prior=[str(earlier)], **quick)
+    r = replay()
+    graph.spin_until(lambda: (r.send(0), node.failure is not None)[1], "the end")
+    assert words in str(node.failure) and node.learner is None
+    stop(node)
+
+    node = start(LearnerNode, session=str(tmp_path), **quick)
+    graph.spin_until(lambda: (r.send(0), node.learner is not None)[1], "a learner")
+    stop(node)
+    assert words in make(LearnerNode, session=str(tmp_path), prior=[str(earlier)], **quick).configure_error
 
 
 def test_prior_session_that_is_none_fails_at_configure(make, tmp_path, quick):
@@ -184,19 +216,65 @@ def test_silence_of_the_replay_in_a_critical_phase_is_an_alarm(graph, start, pee
     graph.spin_until(lambda: (say(peer.episode(Phase.ENDED)), not node.alarm())[1], "its end")
 
 
-def test_a_transition_that_nobody_has_is_given_up(graph, start, replay, quick):
+def test_what_the_replay_has_lost_is_given_up_at_once_and_told_once(graph, start, replay, quick, capfd):
     node = start(LearnerNode, **quick)
     r = replay()
-    r.send(0, 1, 3)
-    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 2, "the gap")
+    r.has(0, 100, 150, 160)  # before there is a learner
+    r.send(*range(100, 150), *range(160, 170))
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 170, "going on")
+    r.has(0, 100, 150, 160, 170, 1170)
+    graph.spin_until(lambda: node.learner.next_sequence == 1170, "going on")
+    told = capfd.readouterr().err
+    assert [told.count(f"from number {first} to {end - 1};") for first, end in ((0, 100), (150, 160), (170, 1170))] == [
+        1, 1, 1]  # fmt: skip
+    assert len(node.learner.buffer) == node.learner.transitions == 60
 
-    def gave_up() -> bool:
-        node.asked_s = 0.0  # the test does not wait a second between two requests
-        r.send(3)
-        return node.learner.next_sequence == 4
 
-    graph.spin_until(gave_up, "going on")
-    graph.spin_until(lambda: sum(msg.data == 2 for msg in r.requests) == 5, "five requests")
+def test_what_was_given_out_and_never_came_is_asked_for(graph, start, replay, quick):
+    node = start(LearnerNode, **quick)
+    r = replay()
+    r.send(0, 1)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 2, "two transitions")
+    r.has(given=4)
+    graph.spin_until(lambda: any(msg.data == 2 for msg in r.requests), "the request")
+
+
+def test_a_learner_without_a_journal_s_first_transitions_learns_from_all_others(
+    graph, start, transition, peer, tmp_path, quick
+):
+    """The first file is gone, and so is one in the middle; practice goes on meanwhile."""
+    folder = tmp_path / "journal"
+    for first in (0, 100, 200, 300):  # a file each
+        journal = Journal(folder, TRANSITION_TYPE, ros2msg(TRANSITION_TYPE))
+        for i in range(first, first + 100):
+            journal.append(serialize_message(transition_to_msg(transition(i), "test", peer.clock)), i)
+        journal.close()
+    for name in ("0001.mcap", "0003.mcap"):
+        (folder / name).unlink()
+    replay = start(ReplayNode, session=str(tmp_path))
+    node = start(LearnerNode, **quick)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 400, "the journal")
+    assert len(node.learner.buffer) == 200
+    for i in range(400, 450):
+        replay.journal.append(serialize_message(transition_to_msg(transition(i), "test", peer.clock)), i)
+    graph.spin_until(lambda: node.learner.next_sequence == 450, "the new ones")
+    assert node.learner.transitions == 250
+
+
+def test_a_replay_node_that_numbers_anew_is_followed_and_told_of(graph, start, stop, transition, peer, quick):
+    """Without a session: it is started again alone."""
+    data = lambda i: serialize_message(transition_to_msg(transition(i), "", peer.clock))  # noqa: E731
+    replay, node = start(ReplayNode), start(LearnerNode, **quick)
+    for i in range(100):
+        replay.journal.append(data(i), i)
+    graph.spin_until(lambda: node.learner is not None and node.learner.next_sequence == 100, "a hundred")
+    graph.spin_until(lambda: node.learner.journal_run == replay.run, "the journal's news")
+    stop(replay)
+    replay = start(ReplayNode)
+    for i in range(60):
+        replay.journal.append(data(i), i)
+    graph.spin_until(lambda: node.learner.transitions == 160, "the new ones")
+    assert "numbers from 0: 100 transitions that were learned from are no longer stored" in node.alarm()
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_alarm_and_learning_goes_on(graph, start, replay, tmp_path, quick):
