@@ -308,7 +308,8 @@ def write_prior(args: argparse.Namespace, task, folder: Path) -> int:
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written stays after a kill either
     paths = demos.paths(folder)[: args.episodes]
-    recorder = EpisodeRecorder(args.chunk_steps, args.stride, args.latency_ticks, args.max_age_ticks)
+    recorder = EpisodeRecorder(args.chunk_steps, args.stride, args.latency_ticks, args.max_age_ticks,
+                               angles=task.angle_index)  # fmt: skip
     vla, clock, kind = TracedVLA(load(args.model or task.name)), ControlClock(task.rate), "rlt_ros/msg/Transition"
     used, start_tick = 0, 1000
     with demos.new_folder(args.session / "journal") as part:
