@@ -303,7 +303,7 @@ class TD3:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from `state` with this configuration; a beta that was set while running stays unless it changed there."""
+        """Go on from `state` as configured; a beta that was set while running stays unless another is configured."""
         for name in self._PARTS:
             getattr(self, name).load_state_dict(state[name])
         for optimiser, rate in (

@@ -39,7 +39,7 @@ class LearnerNode(RltNode):
 
     Subscribes: replay (Transition), replay/journal (UInt64MultiArray, latched: what of it there is), episode/state.
     Publishes: replay/request (UInt64), learner/weights (PolicyWeights, latched), learner/status (LearnerStatus, 1 Hz).
-     Writes: <session>/checkpoints/learner.ckpt, <session>/metrics (TensorBoard).
+    Writes: <session>/checkpoints/learner.ckpt, <session>/metrics (TensorBoard).
     """
 
     @dataclass(frozen=True, kw_only=True)

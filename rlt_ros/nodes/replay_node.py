@@ -36,8 +36,8 @@ class ReplayNode(RltNode):
 
     Subscribes: vla/rl_state, vla/reference, proprio, actor/chunk, command/executed, episode/state, safety/state (for
     the list of episodes), replay/request (UInt64: the sequence number from which a learner wants everything again).
-    Publishes: replay (Transition), replay/journal (UInt64MultiArray, latched: what the journal has, so that a learner knows
-    what to ask for and what to go on without).
+    Publishes: replay (Transition), replay/journal (UInt64MultiArray, latched: what the journal has, so that a
+    learner knows what to ask for and what to go on without).
     Writes: <session>/journal/*.mcap, <session>/episodes.jsonl.
 
     While the disk refuses, nothing new is published, since it would not survive; the newest WAITING transitions are
@@ -216,7 +216,7 @@ class ReplayNode(RltNode):
         self.tell()
 
     def tell(self) -> None:
-        """Say what the journal has: run, its first number, what was given out, and pairs: lost from here, up to there."""
+        """Say what the journal has: run, its first number, one past the newest given out, then pairs: lost from, to."""
         journal, now_s = self.journal, time.monotonic()
         if journal.holes != self.told or now_s - self.told_s > TELL_S:
             self.told, self.told_s = dict(journal.holes), now_s

@@ -485,8 +485,8 @@ def test_what_is_configured_anew_is_in_force_after_a_resume(tmp_path):
     first.save(tmp_path / "l.ckpt")
     changed = Learner(replace(CONFIG, beta=0.05, actor_lr=1e-5, critic_lr=2e-5), DIMS)
     changed.load(tmp_path / "l.ckpt")
-    rates = [optimiser.param_groups[0]["lr"] for optimiser in (changed.td3.actor_optimiser, changed.td3.critic_optimiser)]
-    assert changed.td3.beta == 0.05 and rates == [1e-5, 2e-5]
+    optimisers = changed.td3.actor_optimiser, changed.td3.critic_optimiser
+    assert changed.td3.beta == 0.05 and [o.param_groups[0]["lr"] for o in optimisers] == [1e-5, 2e-5]
     changed.save(tmp_path / "l.ckpt")
     again = Learner(changed.config, DIMS)
     again.load(tmp_path / "l.ckpt")
