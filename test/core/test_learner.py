@@ -432,7 +432,7 @@ def test_the_newest_checkpoints_are_kept_beside_the_one_in_use(tmp_path):
     older.load(folder / "learner-000000004.ckpt")
     assert older.updates == 4
     (folder / "learner.ckpt").write_bytes((folder / "learner.ckpt").read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="copy an older one over it: learner-000000005.ckpt, learner-000000004"):
+    with pytest.raises(CheckpointError, match="copy an older one to its place: learner-000000005.ckpt, learner-000000004"):
         learner.load()
 
 
