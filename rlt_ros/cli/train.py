@@ -70,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
     add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
     add("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE",
+        help="rl: hyper-parameters, over the session's, such as beta=0.3 preset=rlpd hidden=[64,64]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -163,8 +164,10 @@ def token_paths(args: argparse.Namespace):
 def processes_of(args: argparse.Namespace):
     import torch
 
+    from rlt_ros.cli.arguments import require_device
     from rlt_ros.training.processes import Processes
 
+    require_device(args.device or "cpu")
     return Processes.join(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
