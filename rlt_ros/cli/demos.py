@@ -126,10 +126,14 @@ def run(args: argparse.Namespace) -> int:
         return record_a_person(args)
     if args.what == "record":
         from rlt_ros.cli.main import UsageError
+        from rlt_ros.sim.demonstrator import knows
         from rlt_ros.sim.record import record
 
         if args.session is not None:
             raise UsageError("--session is for --teleop; the scripted demonstrator writes into --out")
+        if not knows(task):
+            raise UsageError(f"--task {args.task}: the scripted demonstrator knows the Ethernet task only; --teleop"
+                             " records a person who drives")  # fmt: skip
         episodes = 400 if args.episodes is None else args.episodes
         with _progress() as bar:
             row = bar.add_task("demonstrations", total=episodes)

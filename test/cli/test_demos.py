@@ -60,6 +60,7 @@ def test_inspect_ends_with_1_when_something_is_wrong(folder, capsys):
     (["import", "nowhere", "--map", "m", "--out", "o"], 2, "required: --from"),
     (["export", "--to", "lerobot", "nowhere", "--out", "o"], 1, "nowhere: no demonstrations"),
     (["inspect", "nowhere"], 1, "nowhere: no demonstrations"),
+    (["record", "--task", "reacher"], 2, "the scripted demonstrator knows the Ethernet task only; --teleop"),
 ])  # fmt: skip
 def test_wrong_usage_says_what_is_missing(tmp_path, monkeypatch, capsys, command, code, says):
     monkeypatch.chdir(tmp_path)
