@@ -256,16 +256,17 @@ def train_handover(args: argparse.Namespace) -> int:
     """As handover_node trains between episodes, with the session's settings: from the presses that it recorded."""
     import sys
 
-    import yaml
-
     from rlt_ros.cli.main import UsageError
     from rlt_ros.core.handover import Settings, report_text, train
+    from rlt_ros.core.parameters import read_parameters
     from rlt_ros.data.handover import read_approaches, save_classifier
 
     if args.session is None:
         raise UsageError("`rlt train handover` needs --session: the one whose presses are learned from")
+    if not args.session.is_dir():
+        raise UsageError(f"--session {args.session}: no such folder; give one that `rlt practice` made")
     path = args.session / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_parameters(path) if path.is_file() else {}
     known = config.get("/**/handover_node", {}).get("ros__parameters", {})
     names = ("held_s", "within_s", "margin_s", "seed")
     settings = Settings(**{name: known[name] for name in names if name in known})
