@@ -21,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlt_ros.cli.arguments import at_least
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -70,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for parser in (record, prior):
         parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
     record.add_argument(
-        "--episodes", type=int, metavar="N", help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)"
+        "--episodes", type=at_least(1), metavar="N", help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)"
     )
     prior.add_argument("--episodes", type=int, default=400)
     record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
-    record.add_argument("--processes", type=int, default=2)
+    record.add_argument("--processes", type=at_least(1), default=2)
     record.add_argument(
         "--teleop", nargs="?", const="keyboard", metavar="GAMEPAD",
         help=f"a person drives: keyboard (default), xbox, playstation, spacemouse, a gamepad file, or {SIMULATED}",
@@ -101,10 +103,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--map", type=Path, metavar="FILE",
         help="mapping file, or a name in config/demos; what rlt_ros recorded has its own",
     )  # fmt: skip
-    importing.add_argument("--skip", type=int, nargs="+", default=[], metavar="N", help="leave these out, as errors say")
+    importing.add_argument(
+        "--skip", type=at_least(0), nargs="+", default=[], metavar="N",
+        help="leave these out, as errors say; N counts what PATH has, of a session what was kept, from 0",
+    )  # fmt: skip
     importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
     importing.add_argument(
-        "--processes", type=int, default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))),
+        "--processes", type=at_least(1), default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))),
         help=f"lerobot: processes that decode (default: one a core, {MOST_PROCESSES} at most)",
     )  # fmt: skip
     export = command("export", "export demonstrations into another format")
@@ -163,8 +168,6 @@ def record_a_person(args: argparse.Namespace) -> int:
 
     if args.out is not None:
         raise UsageError("--out is for the scripted demonstrator; with --teleop give --session, and import it then")
-    if args.episodes is not None and args.episodes < 1:
-        raise UsageError("--episodes must be positive")
     session = (args.session or Path("sessions") / f"demos_{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns

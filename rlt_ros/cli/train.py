@@ -20,6 +20,8 @@ import argparse
 import os
 from pathlib import Path
 
+from rlt_ros.cli.arguments import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("vla", "token", "report", "rl", "handover"),
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="vla: of each stage (12 13 10; 0 goes on without it); token: one number, in place of --steps",
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a process (default: 2)")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads of a process (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     token = parser.add_argument_group("token, report (docs/training.md)")
     add = token.add_argument
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = recorded.add_argument
     add("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
     add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
-    add("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
+    add("--updates", type=at_least(1), metavar="N", help="rl: gradient updates (default: utd times the transitions)")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE",
         help="rl: hyper-parameters, over the session's, such as beta=0.3 preset=rlpd hidden=[64,64]")
 

@@ -206,6 +206,8 @@ def import_mcap(
         found = session.cuts if session is not None else recordings(source)
         chosen = [(i, part) for i, part in enumerate(found) if i not in mapping.skip]
         what = "recordings" if session is None else "episodes"
+        if unknown := [number for number in mapping.skip if not 0 <= number < len(found)]:
+            raise DemoError(f"{source}: skip has {unknown[0]}, there are the {what} 0 to {len(found) - 1}")
         if not chosen:
             raise DemoError(f"{source}: skip in {mapping.path} leaves none of {len(found)} {what}")
         for done, (number, part) in enumerate(chosen, 1):

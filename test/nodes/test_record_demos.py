@@ -311,6 +311,8 @@ def test_an_episode_with_a_hole_can_be_left_out(peer, tmp_path, capsys):
     session = session_in(tmp_path / "session", [Outcome.SUCCESS] * 3, peer, hole)
     command = ["demos", "import", "--from", "mcap", str(session), "--out", str(tmp_path / "out")]
     assert main(command) == 1 and "episode 2 (--skip 1)" in capsys.readouterr().err
+    assert main([*command, "--skip", "99"]) == 1
+    assert "skip has 99, there are the episodes 0 to 2" in capsys.readouterr().err
     assert main([*command, "--skip", "1"]) == 0
     assert "2 episodes of" in capsys.readouterr().out and len(demos.load(tmp_path / "out")) == 2
 
@@ -369,7 +371,7 @@ def test_the_command_records_a_simulated_person_until_one_is_kept(python, tmp_pa
 
 
 def test_wrong_usage_of_the_command_is_told(tmp_path, capsys):
-    for more, says in ((["--episodes", "0"], "--episodes must be positive"), (["--out", "x"], "--out is for the")):
+    for more, says in ((["--episodes", "0"], "--episodes: got '0', expected a"), (["--out", "x"], "--out is for the")):
         assert main(["demos", "record", "--teleop", "simulated", "--session", str(tmp_path / "s"), *more]) == 2
         assert says in capsys.readouterr().err
     assert main(["demos", "record", "--session", str(tmp_path / "s")]) == 2
