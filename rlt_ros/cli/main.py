@@ -10,7 +10,10 @@ Exit codes: 0 done, 1 the work failed (with one line why), 2 wrong usage, 130 in
 import argparse
 import importlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rlt_ros import __version__
 
@@ -47,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"rlt_ros {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="see above")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rlt <command> --help tells")
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         chosen = parser.parse_args(argv)
         return _run(chosen.command, chosen.arguments)
@@ -62,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(name: str, argv: list[str]) -> int:
     try:
-        module = importlib.import_module(f"rlt_ros.cli.{name}")
+        with _interruptible():
+            module = importlib.import_module(f"rlt_ros.cli.{name}")
     except ModuleNotFoundError as error:
         print(f"rlt {name}: {error}; run it after `make setup`, or see `rlt doctor`", file=sys.stderr)
         return 1
@@ -72,7 +79,8 @@ def _run(name: str, argv: list[str]) -> int:
     module.add_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        return module.run(args) or 0
+        with _interruptible():
+            return module.run(args) or 0
     except UsageError as error:
         parser.error(str(error))
     except (OSError, ValueError, RuntimeError) as error:
@@ -81,6 +89,28 @@ def _run(name: str, argv: list[str]) -> int:
             raise
         print(f"rlt {name}: {error}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Whatever is raised after a Ctrl-C is a KeyboardInterrupt: within an import it becomes an error of that import."""
+    came = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else ignored, as under nohup, or another's
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _overview() -> str:
