@@ -165,23 +165,25 @@ def record_a_person(args: argparse.Namespace) -> int:
     from rlt_ros.data.journal import journal_files
     from rlt_ros.data.recording import FOLDER
     from rlt_ros.ros.supervisor import commands
+    from rlt_ros.sim.task import load_task, require_simulation
 
     if args.out is not None:
         raise UsageError("--out is for the scripted demonstrator; with --teleop give --session, and import it then")
     session = (args.session or Path("sessions") / f"demos_{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
+    path = session / "record_demos.yaml"
+    simulated = args.teleop == SIMULATED
+    person, gamepad = (SIMULATED, "") if simulated else ("human", args.teleop)
+    task = args.task or "ethernet"
+    task = str(Path(task).resolve()) if Path(task).suffix in (".yaml", ".yml") else task
+    require_simulation(load_task(task))
+    start = commands("sim", person, str(session), task, extra_files=[path], mode="demos", gamepad=gamepad)
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
     # Whoever goes on with a session gets other scenes.
     seed = args.seed + 1000 * len(journal_files(session / FOLDER))
     own = {"/**/sim_node": {"seed": seed}, "/**/operator_node": {"seed": seed}}
-    path = session / "record_demos.yaml"
     content = {node: {"ros__parameters": values} for node, values in own.items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    simulated = args.teleop == SIMULATED
-    person, gamepad = (SIMULATED, "") if simulated else ("human", args.teleop)
-    task = args.task or "ethernet"
-    task = str(Path(task).resolve()) if Path(task).suffix in (".yaml", ".yml") else task
-    start = commands("sim", person, str(session), task, extra_files=[path], mode="demos", gamepad=gamepad)
     for number in (signal.SIGTERM, signal.SIGINT):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, interrupt)
@@ -227,18 +229,22 @@ def inspect(task, folder: Path, plot: Path | None) -> int:
 
 def import_(args: argparse.Namespace) -> int:
     """Another format into a new folder of demonstrations."""
+    from rlt_ros.cli.main import UsageError
     from rlt_ros.data.mapping import load_mapping
+    from rlt_ros.sim.task import task_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written stays after a kill either
     if args.map is not None:
+        named = task_folder().parent / "demos"
+        if not args.map.is_file() and not (named / f"{args.map}.yaml").is_file():
+            there = ", ".join(sorted(path.stem for path in named.glob("*.yaml")))
+            raise UsageError(f"--map {args.map}: no such file; there are: {there}; or give the path of a .yaml file")
         mapping = load_mapping(args.map, args.task)
     elif args.format == "mcap":
         from rlt_ros.ros.recordings import own_mapping_of
 
         mapping = own_mapping_of(args.source, args.task)
     else:
-        from rlt_ros.cli.main import UsageError
-
         raise UsageError("--from lerobot needs --map: a mapping file, or a name in config/demos")
     mapping = replace(mapping, skip=(*mapping.skip, *args.skip))
     out = args.out or Path("demos") / mapping.task.name

@@ -48,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.policy not in ("base", "demonstrator") and not Path(args.policy).is_dir():
+        from rlt_ros.cli.main import UsageError
+
+        raise UsageError(f"--policy {args.policy}: expected base, demonstrator or a session folder")
     with _Shown(args.policy, args.episodes) as shown:
         shown.say("loading")  # what comes now takes half a minute on a busy machine
         import torch

@@ -117,6 +117,7 @@ class Bars:
 
 def train_vla(args: argparse.Namespace) -> int:
     """The small π0, by grounding and behaviour cloning."""
+    from rlt_ros.data import demos
     from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
@@ -124,6 +125,7 @@ def train_vla(args: argparse.Namespace) -> int:
 
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
+    demos.paths(folder)  # complain at once, not after the scenes, which take minutes
     with Bars() as bars:
         scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=bars.stage("scenes"))
         minutes = tuple(args.minutes or (12.0, 13.0, 10.0))

@@ -10,6 +10,7 @@ from rlt_ros.cli.main import main
     (["panel", "--namespace", "left//x"], "--namespace: got 'left//x', expected letters"),
     (["eval", "--episodes", "0"], "--episodes: got '0', expected a whole number, at least 1"),
     (["eval", "--threads", "0"], "--threads: got '0', expected a whole number, at least 1"),
+    (["eval", "--policy", "nosuch"], "--policy nosuch: expected base, demonstrator or a session folder"),
     (["train", "vla", "--threads", "0"], "--threads: got '0', expected a whole number, at least 1"),
     (["train", "rl", "--updates", "-3"], "--updates: got '-3', expected a whole number, at least 1"),
     (["demos", "record", "--episodes", "x"], "--episodes: got 'x', expected a whole number, at least 1"),
@@ -28,3 +29,8 @@ def test_namespaces_as_ros_has_them_pass(name) -> None:
 
     assert namespace(name) == name
     validate_namespace("/" + name.removeprefix("/"))
+
+
+def test_the_vla_is_trained_where_there_are_demonstrations_only(tmp_path, capsys) -> None:
+    assert main(["train", "vla", "--demos", str(tmp_path)]) == 1
+    assert f"{tmp_path}: no demonstrations" in capsys.readouterr().err and not list(tmp_path.iterdir())

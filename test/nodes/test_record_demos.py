@@ -336,6 +336,9 @@ def test_what_has_no_mapping_within_it_needs_one(tmp_path, capsys):
     assert "no recording of rlt_ros with a mapping of its own; give a mapping" in capsys.readouterr().err
     assert main(["demos", "import", "--from", "lerobot", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "needs --map" in capsys.readouterr().err
+    (tmp_path / "x.mcap").write_text("a text")
+    assert main(["demos", "import", "--from", "mcap", str(tmp_path / "x.mcap"), "--out", str(tmp_path / "o")]) == 1
+    assert f"{tmp_path / 'x.mcap'}: is no MCAP file" in capsys.readouterr().err
 
 
 # --- the command
@@ -378,3 +381,6 @@ def test_wrong_usage_of_the_command_is_told(tmp_path, capsys):
     assert "--session is for --teleop" in capsys.readouterr().err
     assert main(["demos", "record", "--teleop", "nes", "--session", str(tmp_path / "s")]) == 1
     assert "gamepad 'nes': no file" in capsys.readouterr().err
+    robot = ["demos", "record", "--teleop", "simulated", "--task", "so101", "--session", str(tmp_path / "s")]
+    assert main(robot) == 1 and "task 'so101' is for a robot only" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing is made before all is there
