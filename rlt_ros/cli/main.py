@@ -120,4 +120,6 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":  # python -m rlt_ros.cli.main, as launchers of several processes want it
-    sys.exit(main())
+    from rlt_ros.cli import main as itself  # the module whose UsageError subcommands raise; this one is another
+
+    sys.exit(itself.main())

@@ -1,6 +1,7 @@
 """What the command `rlt` makes of what a subcommand does."""
 
 import signal
+import subprocess
 
 import pytest
 
@@ -38,3 +39,9 @@ def test_an_error_without_an_interrupt_is_one(monkeypatch, capsys) -> None:
 def test_without_a_command_it_lists_them(capsys) -> None:
     assert main([]) == 2
     assert "practise a task in the simulator" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_told_also_when_it_runs_as_a_module(python) -> None:
+    command = [python, "-m", "rlt_ros.cli.main", "eval", "--policy", "nosuch"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and "Traceback" not in found.stderr
