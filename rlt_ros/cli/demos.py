@@ -72,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for parser in (record, prior):
         parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
     record.add_argument(
-        "--episodes", type=at_least(1), metavar="N", help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)"
-    )
+        "--episodes", type=at_least(1), metavar="N",
+        help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)",
+    )  # fmt: skip
     prior.add_argument("--episodes", type=int, default=400)
     record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
     record.add_argument("--processes", type=at_least(1), default=2)

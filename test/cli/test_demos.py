@@ -61,7 +61,7 @@ def test_inspect_ends_with_1_when_something_is_wrong(folder, capsys):
     (["import", "--from", "mcap", "nowhere", "--map", "tool_mcap", "--out", "o"], 1, "nowhere: no recordings (*.mcap"),
     (["import", "nowhere", "--map", "m", "--out", "o"], 2, "required: --from"),
     (["export", "--to", "lerobot", "nowhere", "--out", "o"], 1, "nowhere: no demonstrations"),
-    (["import", "--from", "mcap", "nowhere", "--map", "nosuch"], 2, "--map nosuch: no such file; there are: so101_lerobot"),
+    (["import", "--from", "mcap", "nowhere", "--map", "nosuch"], 2, "no such file; there are: so101_lerobot"),
     (["inspect", "nowhere"], 1, "nowhere: no demonstrations"),
     (["record", "--task", "reacher"], 2, "the scripted demonstrator knows the Ethernet task only; --teleop"),
 ])  # fmt: skip

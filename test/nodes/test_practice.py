@@ -288,7 +288,7 @@ def test_a_damaged_config_is_named(tmp_path, capsys, text, said):
     (["--model", "nowhere"], 1, "VLA checkpoint 'nowhere': no such folder"),
     (["--session", "file"], 2, "--session file: a file, expected a folder"),
 ])  # fmt: skip
-def test_what_is_missing_is_said_before_anything_is_started_or_made(tmp_path, monkeypatch, capsys, arguments, code, said):
+def test_what_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys, arguments, code, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert main(["practice", *arguments]) == code
