@@ -22,10 +22,12 @@ def measure(args: argparse.Namespace) -> dict:
     """The figures, at args.batch, args.token, args.device, one thread."""
     import torch
 
+    from rlt_ros.cli.arguments import require_device
     from rlt_ros.core.networks import Dims
     from rlt_ros.core.td3 import TD3Config
     from rlt_ros.sim.task import load_task
 
+    require_device(args.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -22,6 +22,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlt_ros.cli.arguments import at_least
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -71,11 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for parser in (record, prior):
         parser.add_argument("--out", type=Path, help="folder (default: demos/TASK); what is there already is kept")
     record.add_argument(
-        "--episodes", type=int, metavar="N", help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)"
-    )
+        "--episodes", type=at_least(1), metavar="N",
+        help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)",
+    )  # fmt: skip
     prior.add_argument("--episodes", type=int, default=400)
     record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
-    record.add_argument("--processes", type=int, default=2)
+    record.add_argument("--processes", type=at_least(1), default=2)
     record.add_argument(
         "--teleop", nargs="?", const="keyboard", metavar="GAMEPAD",
         help=f"a person drives: keyboard (default), xbox, playstation, spacemouse, a gamepad file, or {SIMULATED}",
@@ -111,10 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--map", type=Path, metavar="FILE",
         help="mapping file, or a name in config/demos; what rlt_ros recorded has its own",
     )  # fmt: skip
-    importing.add_argument("--skip", type=int, nargs="+", default=[], metavar="N", help="leave these out, as errors say")
+    importing.add_argument(
+        "--skip", type=at_least(0), nargs="+", default=[], metavar="N",
+        help="leave these out, as errors say; N counts what PATH has, of a session what was kept, from 0",
+    )  # fmt: skip
     importing.add_argument("--out", type=Path, help="new folder (default: demos/TASK)")
     importing.add_argument(
-        "--processes", type=int, default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))),
+        "--processes", type=at_least(1), default=min(MOST_PROCESSES, len(os.sched_getaffinity(0))),
         help=f"lerobot: processes that decode (default: one a core, {MOST_PROCESSES} at most)",
     )  # fmt: skip
     export = command("export", "export demonstrations into another format")
@@ -136,10 +142,14 @@ def run(args: argparse.Namespace) -> int:
         return record_a_person(args)
     if args.what == "record":
         from rlt_ros.cli.main import UsageError
+        from rlt_ros.sim.demonstrator import knows
         from rlt_ros.sim.record import record
 
         if args.session is not None:
             raise UsageError("--session is for --teleop; the scripted demonstrator writes into --out")
+        if not knows(task):
+            raise UsageError(f"--task {args.task}: the scripted demonstrator knows the Ethernet task only; --teleop"
+                             " records a person who drives")  # fmt: skip
         episodes = 400 if args.episodes is None else args.episodes
         with _progress() as bar:
             row = bar.add_task("demonstrations", total=episodes)
@@ -166,25 +176,25 @@ def record_a_person(args: argparse.Namespace) -> int:
     from rlt_ros.data.journal import journal_files
     from rlt_ros.data.recording import FOLDER
     from rlt_ros.ros.supervisor import commands
+    from rlt_ros.sim.task import load_task, require_simulation
 
     if args.out is not None:
         raise UsageError("--out is for the scripted demonstrator; with --teleop give --session, and import it then")
-    if args.episodes is not None and args.episodes < 1:
-        raise UsageError("--episodes must be positive")
     session = (args.session or Path("sessions") / f"demos_{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
+    path = session / "record_demos.yaml"
+    simulated = args.teleop == SIMULATED
+    person, gamepad = (SIMULATED, "") if simulated else ("human", args.teleop)
+    task = args.task or "ethernet"
+    task = str(Path(task).resolve()) if Path(task).suffix in (".yaml", ".yml") else task
+    require_simulation(load_task(task))
+    start = commands("sim", person, str(session), task, extra_files=[path], mode="demos", gamepad=gamepad)
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
     # Whoever goes on with a session gets other scenes.
     seed = args.seed + 1000 * len(journal_files(session / FOLDER))
     own = {"/**/sim_node": {"seed": seed}, "/**/operator_node": {"seed": seed}}
-    path = session / "record_demos.yaml"
     content = {node: {"ros__parameters": values} for node, values in own.items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    simulated = args.teleop == SIMULATED
-    person, gamepad = (SIMULATED, "") if simulated else ("human", args.teleop)
-    task = args.task or "ethernet"
-    task = str(Path(task).resolve()) if Path(task).suffix in (".yaml", ".yml") else task
-    start = commands("sim", person, str(session), task, extra_files=[path], mode="demos", gamepad=gamepad)
     for number in (signal.SIGTERM, signal.SIGINT):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, interrupt)
@@ -230,18 +240,22 @@ def inspect(task, folder: Path, plot: Path | None) -> int:
 
 def import_(args: argparse.Namespace) -> int:
     """Another format into a new folder of demonstrations."""
+    from rlt_ros.cli.main import UsageError
     from rlt_ros.data.mapping import load_mapping
+    from rlt_ros.sim.task import task_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # nothing half-written stays after a kill either
     if args.map is not None:
+        named = task_folder().parent / "demos"
+        if not args.map.is_file() and not (named / f"{args.map}.yaml").is_file():
+            there = ", ".join(sorted(path.stem for path in named.glob("*.yaml")))
+            raise UsageError(f"--map {args.map}: no such file; there are: {there}; or give the path of a .yaml file")
         mapping = load_mapping(args.map, args.task)
     elif args.format == "mcap":
         from rlt_ros.ros.recordings import own_mapping_of
 
         mapping = own_mapping_of(args.source, args.task)
     else:
-        from rlt_ros.cli.main import UsageError
-
         raise UsageError("--from lerobot needs --map: a mapping file, or a name in config/demos")
     mapping = replace(mapping, skip=(*mapping.skip, *args.skip))
     out = args.out or Path("demos") / mapping.task.name

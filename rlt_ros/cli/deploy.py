@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from rlt_ros.cli.main import UsageError
+    from rlt_ros.core.parameters import read_parameters
     from rlt_ros.data.handover import load_classifier
     from rlt_ros.ros import processes
     from rlt_ros.ros.supervisor import commands
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     load_policy(session)  # complain at once, not from a process
     load_classifier(session)
     files = processes.session_files(str(session))
-    config = yaml.safe_load(files[0].read_text(encoding="utf-8")) if files else {}
+    config = read_parameters(files[0]) if files else {}
     task = config.get("/**", {}).get("ros__parameters", {}).get("task", "ethernet")
     for number in (signal.SIGTERM, signal.SIGINT):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup

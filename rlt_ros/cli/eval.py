@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlt_ros.cli.arguments import at_least
+
 if TYPE_CHECKING:
     from rlt_ros.core.episode import Phase
     from rlt_ros.sim.lockstep import EpisodeResult
@@ -27,7 +29,7 @@ PLAIN_EVERY_S = 20.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
     parser.add_argument("--policy", default="base", help="base, demonstrator, or a session folder (default: base)")
-    parser.add_argument("--episodes", type=int, default=50, help="default: 50")
+    parser.add_argument("--episodes", type=at_least(1), default=50, help="default: 50")
     parser.add_argument(
         "--seed", type=int, default=0, help="which scenes; practice never uses any of them (default: 0)"
     )
@@ -42,10 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: rule)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the result there as well")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.policy not in ("base", "demonstrator") and not Path(args.policy).is_dir():
+        from rlt_ros.cli.main import UsageError
+
+        raise UsageError(f"--policy {args.policy}: expected base, demonstrator or a session folder")
     with _Shown(args.policy, args.episodes) as shown:
         shown.say("loading")  # what comes now takes half a minute on a busy machine
         import torch

@@ -10,7 +10,10 @@ Exit codes: 0 done, 1 the work failed (with one line why), 2 wrong usage, 130 in
 import argparse
 import importlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rlt_ros import __version__
@@ -48,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"rlt_ros {__version__}")
     parser.add_argument("command", choices=list(COMMANDS), metavar="command", help="see above")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rlt <command> --help tells")
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     try:
         chosen = parser.parse_args(argv)
         return _run(chosen.command, chosen.arguments)
@@ -63,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(name: str, argv: list[str]) -> int:
     try:
-        module = importlib.import_module(f"rlt_ros.cli.{name}")
+        with _interruptible():
+            module = importlib.import_module(f"rlt_ros.cli.{name}")
     except ModuleNotFoundError as error:
         print(f"rlt {name}: {error}; run it after `make setup`, or see `rlt doctor`", file=sys.stderr)
         return 1
@@ -75,7 +82,8 @@ def _run(name: str, argv: list[str]) -> int:
     if wrong := _wrong(name, args):
         parser.error(wrong)
     try:
-        return module.run(args) or 0
+        with _interruptible():
+            return module.run(args) or 0
     except UsageError as error:
         parser.error(str(error))
     except (OSError, ValueError, RuntimeError) as error:
@@ -99,6 +107,29 @@ def _wrong(name: str, args: argparse.Namespace) -> str:
     return wrong_domain()
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Whatever is raised after a Ctrl-C is a KeyboardInterrupt: within an import it becomes an error of that import."""
+    came = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ignored, as under nohup, or another's
+    if ours:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if came:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
@@ -106,4 +137,6 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":  # python -m rlt_ros.cli.main, as launchers of several processes want it
-    sys.exit(main())
+    from rlt_ros.cli import main as itself  # the module whose UsageError subcommands raise; this one is another
+
+    sys.exit(itself.main())

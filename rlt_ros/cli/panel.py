@@ -15,6 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
+from rlt_ros.cli.arguments import namespace
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rlt panel`."""
@@ -22,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     colours.add_argument("--dark", action="store_true", help="dark colours (default: as the desktop)")
     colours.add_argument("--light", action="store_true", help="light colours")
     parser.add_argument("--camera", default="", metavar="NAME", help="camera to show (default: wrist, else the first)")
-    parser.add_argument("--namespace", default="", metavar="NS", help="namespace of the nodes")
+    parser.add_argument("--namespace", type=namespace, default="", metavar="NS", help="namespace of the nodes")
     parser.add_argument("--session", type=Path, metavar="DIR", help="session folder, for the curves' earlier episodes")
 
 

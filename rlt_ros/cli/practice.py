@@ -27,6 +27,7 @@ import yaml
 from rlt_ros import report
 from rlt_ros.cli.domain import free_domain, stay_here
 from rlt_ros.cli.progress import Display
+from rlt_ros.core.parameters import damaged, read_parameters
 from rlt_ros.data.episodes import read_episodes
 
 LOG_TAIL = 15  # lines
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it; return the exit code."""
     from rlt_ros.cli.main import UsageError
     from rlt_ros.ros import priority, processes
-    from rlt_ros.sim.task import load_task
+    from rlt_ros.sim.task import load_task, require_simulation
 
     if args.episodes < 1 or args.minutes <= 0 or args.eval_episodes < 1:
         raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
@@ -83,16 +84,20 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--realtime: SCHED_FIFO is not allowed here; `rlt doctor` says how to allow it")
     task = load_task(args.task)
     session = (args.session or Path("sessions") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}").resolve()
+    if session.exists() and not session.is_dir():
+        raise UsageError(f"--session {args.session}: a file, expected a folder, or the name of a new one")
+    require_simulation(task)
+    config, resumed = session_config(session, args, task), (session / "config.yaml").is_file()
+    model = config["/**/vla_node"]["ros__parameters"]["model"]
     # SIGTERM ends like Ctrl-C: the processes below must never be left alone with a robot.
     for number in (signal.SIGTERM, signal.SIGINT):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
             signal.signal(number, interrupt)
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
-    resumed = (session / "config.yaml").is_file()
-    config = write_config(session, args, task)
+    text = "# Parameters of this session, as ROS reads them; config/practice.yaml explains each.\n"
+    (session / "config.yaml").write_text(text + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     print(f"session {session}" + (f", resumed after {len(read_episodes(session))} episodes" if resumed else ""))
-    model = config["/**/vla_node"]["ros__parameters"]["model"]
     code = 0
     try:
         if not args.no_eval and "before" not in report.read_evaluations(session):
@@ -130,17 +135,20 @@ def only_user(session: Path):
     return lock
 
 
-def write_config(session: Path, args: argparse.Namespace, task) -> dict:
+def session_config(session: Path, args: argparse.Namespace, task) -> dict:
     """The parameters of this session: those it had before, or today's files, with this command's budget and seeds."""
     from rlt_ros.sim.task import PRACTICE_SEED, task_folder
+    from rlt_ros.vla.backend import checkpoint_folder
 
     path = session / "config.yaml"
     source = path if path.is_file() else task_folder().parent / "practice.yaml"
-    config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    config = read_parameters(source)
     own = lambda node: config.setdefault(f"/**/{node}", {}).setdefault("ros__parameters", {})  # noqa: E731
     known = config.setdefault("/**", {}).setdefault("ros__parameters", {})
+    if "task" not in known:
+        raise damaged(source, "section '/**' has no 'task'")
     if source == path and known["task"] != args.task:
-        raise ValueError(f"session {session} practises task '{known['task']}', not '{args.task}'; take another folder")
+        raise ValueError(f"session {session} practises task {known['task']!r}, not {args.task!r}; take another folder")
     known |= {"task": args.task, "rate_hz": task.rate, "session": str(session), "use_sim_time": args.speed is not None}
     if args.speed is not None:
         own("sim_node")["realtime_factor"] = args.speed
@@ -151,10 +159,10 @@ def write_config(session: Path, args: argparse.Namespace, task) -> dict:
     )
     own("actor_node")["seed"] = args.seed
     own("learner_node").setdefault("td3", {})["seed"] = args.seed
+    vla = own("vla_node")
     if args.model or source != path:
-        own("vla_node")["model"] = str(Path(args.model).resolve()) if args.model else task.name
-    text = "# Parameters of this session, as ROS reads them; config/practice.yaml explains each.\n"
-    path.write_text(text + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        vla["model"] = str(checkpoint_folder(args.model).resolve()) if args.model else task.name
+    checkpoint_folder(vla.setdefault("model", task.name))  # complain at once, not from a process
     return config
 
 

@@ -30,6 +30,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+from rlt_ros.cli.arguments import namespace
 from rlt_ros.core.keyboard import END, HELP, Hands, Keyboard, keys_of
 
 SEND_S = 0.04  # between two readings that do not change; the teleop node calls 0.3 s silence
@@ -49,7 +50,7 @@ class TerminalGone(RuntimeError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `rlt teleop`."""
-    parser.add_argument("--namespace", default="", metavar="NS", help="namespace of the nodes")
+    parser.add_argument("--namespace", type=namespace, default="", metavar="NS", help="namespace of the nodes")
     parser.add_argument(
         "--gamepad", default="", metavar="FILE",
         help="layout to send in: a path, or a name from config/gamepads (default: as the teleop node says)",

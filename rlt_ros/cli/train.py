@@ -20,6 +20,8 @@ import argparse
 import os
 from pathlib import Path
 
+from rlt_ros.cli.arguments import at_least
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("vla", "token", "report", "rl", "handover"),
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="vla: of each stage (12 13 10; 0 goes on without it); token: one number, in place of --steps",
     )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads of a process (default: 2)")
+    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads of a process (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     token = parser.add_argument_group("token, report (docs/training.md)")
     add = token.add_argument
@@ -69,8 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = recorded.add_argument
     add("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
     add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
-    add("--updates", type=int, metavar="N", help="rl: gradient updates (default: utd times the transitions)")
-    add("--set", nargs="+", default=[], metavar="NAME=VALUE", help="rl: hyper-parameters, over the session's")
+    add("--updates", type=at_least(1), metavar="N", help="rl: gradient updates (default: utd times the transitions)")
+    add("--set", nargs="+", default=[], metavar="NAME=VALUE",
+        help="rl: hyper-parameters, over the session's, such as beta=0.3 preset=rlpd hidden=[64,64]")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -119,6 +122,7 @@ class Bars:
 def train_vla(args: argparse.Namespace) -> int:
     """The small π0, by grounding and behaviour cloning."""
     from rlt_ros.cli.main import UsageError
+    from rlt_ros.data import demos
     from rlt_ros.sim.scenes import grounding_scenes
     from rlt_ros.sim.task import load_task
     from rlt_ros.vla import train
@@ -130,6 +134,7 @@ def train_vla(args: argparse.Namespace) -> int:
         raise UsageError("--minutes: `rlt train vla` takes three numbers, one of each stage")
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
+    demos.paths(folder)  # complain at once, not after the scenes, which take minutes
     with Bars() as bars:
         scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=bars.stage("scenes"))
         minutes = tuple(args.minutes or (12.0, 13.0, 10.0))
@@ -172,8 +177,10 @@ def token_paths(args: argparse.Namespace):
 def processes_of(args: argparse.Namespace):
     import torch
 
+    from rlt_ros.cli.arguments import require_device
     from rlt_ros.training.processes import Processes
 
+    require_device(args.device or "cpu")
     return Processes.join(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -258,16 +265,17 @@ def train_handover(args: argparse.Namespace) -> int:
     """As handover_node trains between episodes, with the session's settings: from the presses that it recorded."""
     import sys
 
-    import yaml
-
     from rlt_ros.cli.main import UsageError
     from rlt_ros.core.handover import Settings, report_text, train
+    from rlt_ros.core.parameters import read_parameters
     from rlt_ros.data.handover import read_approaches, save_classifier
 
     if args.session is None:
         raise UsageError("`rlt train handover` needs --session: the one whose presses are learned from")
+    if not args.session.is_dir():
+        raise UsageError(f"--session {args.session}: no such folder; give one that `rlt practice` made")
     path = args.session / "config.yaml"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_parameters(path) if path.is_file() else {}
     known = config.get("/**/handover_node", {}).get("ros__parameters", {})
     names = ("held_s", "within_s", "margin_s", "seed")
     settings = Settings(**{name: known[name] for name in names if name in known})

@@ -1,6 +1,7 @@
 """TD3 anchored to the reference chunk: lines 9-14 of RLT's Algorithm 1, in their order (arXiv 2604.23073)."""
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Sequence
@@ -79,19 +80,35 @@ class TD3Config:
     def from_mapping(cls, values: dict) -> TD3Config:
         """From a parameter file: `preset` (td3, the default, or rlpd) and what differs from it.
 
-        ValueError names a key that is not a hyper-parameter.
+        ValueError names a key that is not a hyper-parameter, or that has a value of another kind.
         """
         values = dict(values)
         preset = values.pop("preset", "td3")
-        if preset not in PRESETS:
+        if str(preset) not in PRESETS:
             raise ValueError(f"learner: preset is {preset!r}, expected one of {', '.join(PRESETS)}")
-        known = {field.name for field in fields(cls)}
-        for key in values:
+        known = {field.name: field.default for field in fields(cls)}
+        for key, value in values.items():
             if key not in known:
                 raise ValueError(
-                    f"learner: unknown key '{key}', expected one of {', '.join(sorted(known | {'preset'}))}"
+                    f"learner: unknown key '{key}', expected one of {', '.join(sorted({*known, 'preset'}))}"
                 )
+            if type(known[key]) is float and isinstance(value, str):  # as YAML takes 1e-3
+                with suppress(ValueError):
+                    value = values[key] = float(value)
+            if not _alike(value, known[key]):
+                example = list(known[key]) if key == "hidden" else known[key]
+                raise ValueError(f"learner: {key} is {value!r}, expected {_KINDS[type(known[key])]}, such as {example}")
         return cls(**PRESETS[preset] | values)
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list of widths"}
+
+
+def _alike(value: object, default: object) -> bool:
+    """Whether a value of a parameter file is of the default's kind."""
+    if isinstance(default, tuple):
+        return hasattr(value, "__iter__") and all(type(v) is int for v in value)
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
 PRESETS = {

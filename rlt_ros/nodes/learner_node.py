@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from std_msgs.msg import UInt64, UInt64MultiArray
 
+from rlt_ros.core.device import require_device
 from rlt_ros.core.learner import Learner, checkpoint_dims
 from rlt_ros.core.networks import Dims
 from rlt_ros.core.td3 import TD3Config
@@ -59,8 +60,7 @@ class LearnerNode(RltNode):
         import torch
 
         torch.set_num_threads(self.params.threads)
-        if self.params.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is 'cuda', but torch finds no GPU here; set it to 'cpu', or see `rlt doctor`")
+        require_device(self.params.device)
         self.config = TD3Config.from_mapping(self.params.td3)
         self.task = load_task(self.params.task)
         self.session = Path(self.params.session) if self.params.session else None

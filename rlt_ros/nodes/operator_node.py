@@ -15,14 +15,13 @@ from rlt_ros.ros.conversions import header, packed, proprio_from_msg
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.processes import gamepad_file
-from rlt_ros.sim.demonstrator import Demonstrator, Seen
+from rlt_ros.sim.demonstrator import STEERS, Demonstrator, Seen, knows
 from rlt_ros.sim.person import Habits, SimulatedPerson, View
 from rlt_ros.sim.task import load_task, task_folder
 
 REQUESTS = {"sim_reset": "sim/reset"} | {
     name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
 }
-STEERS = ("x", "y", "z", "yaw")  # motions, as the person's stick has them
 JOY_EVERY = 2  # ticks; 25 Hz, about what a joy node's autorepeat sends
 
 
@@ -86,7 +85,7 @@ class OperatorNode(RltNode):
 
     def learn_to_demonstrate(self) -> None:
         task = load_task(self.params.task)
-        if task.action_names != STEERS or task.wrench_index != 8:
+        if not knows(task):
             raise ParameterError(
                 f"{self.get_name()}: parameter 'demonstrates' is set, but the scripted demonstrator knows the Ethernet"
                 f" task, with actions {', '.join(STEERS)} and a wrench after pose and twist; task '{task.name}' has"

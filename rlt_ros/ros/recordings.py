@@ -18,6 +18,7 @@ import yaml
 from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from mcap.exceptions import McapError
 from mcap.reader import SeekingReader
+from mcap.writer import MCAP0_MAGIC
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray
@@ -141,9 +142,17 @@ def own_files(source: Path) -> list[Path]:
     """The files of a recording of this package: of a session, of its folder of recordings, or the file itself."""
     source = Path(source)
     if source.is_file():
-        return [source]
+        return [_mcap(source)]
     folder = source / FOLDER if (source / FOLDER).is_dir() else source
     return journal_files(folder)
+
+
+def _mcap(path: Path) -> Path:
+    """The path, if that is an MCAP file by its first bytes; DemoError for another."""
+    with path.open("rb") as file:
+        if file.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
+            raise DemoError(f"{path}: is no MCAP file; `ros2 bag convert` makes one of other recordings")
+    return path
 
 
 def own_mapping_of(source: Path, task: str | None = None) -> Mapping:
@@ -163,11 +172,11 @@ def recordings(source: Path) -> list[Recording]:
     """What there is at a path: an MCAP file, a folder of rosbag2, or a folder of either. DemoError without any."""
     source = Path(source)
     if source.is_file():
-        return [Recording(source, (source,))]
+        return [Recording(source, (_mcap(source),))]
     if (source / "metadata.yaml").is_file():
         return [_bag(source)]
     bags = [_bag(path.parent) for path in sorted(source.glob("*/metadata.yaml"))]
-    found = bags + [Recording(path, (path,)) for path in sorted(source.glob("*.mcap"))]
+    found = bags + [Recording(path, (_mcap(path),)) for path in sorted(source.glob("*.mcap"))]
     if not found:
         older = next(source.glob("**/*.db3"), None) if source.is_dir() else None
         raise DemoError(
@@ -206,6 +215,8 @@ def import_mcap(
         found = session.cuts if session is not None else recordings(source)
         chosen = [(i, part) for i, part in enumerate(found) if i not in mapping.skip]
         what = "recordings" if session is None else "episodes"
+        if unknown := [number for number in mapping.skip if not 0 <= number < len(found)]:
+            raise DemoError(f"{source}: skip has {unknown[0]}, there are the {what} 0 to {len(found) - 1}")
         if not chosen:
             raise DemoError(f"{source}: skip in {mapping.path} leaves none of {len(found)} {what}")
         for done, (number, part) in enumerate(chosen, 1):

@@ -14,6 +14,9 @@ import numpy as np
 from rlt_ros.sim.task import Task, TaskEnv
 
 
+STEERS = ("x", "y", "z", "yaw")  # motions, as the person's stick has them
+
+
 @dataclass(frozen=True)
 class Habits:
     """How this person works. Metres, seconds, newtons."""
@@ -43,6 +46,11 @@ class Seen:
 
     def proprio(self) -> np.ndarray:
         return self.values
+
+
+def knows(task: Task) -> bool:
+    """Whether the scripted demonstrator can do a task: the Ethernet task, and what is built like it."""
+    return task.action_names == STEERS and task.wrench_index == 8
 
 
 class Demonstrator:

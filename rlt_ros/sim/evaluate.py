@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from rlt_ros.core.episode import Phase
 from rlt_ros.core.intervals import wilson
 from rlt_ros.core.joining import Join
+from rlt_ros.core.parameters import read_parameters
 from rlt_ros.data.handover import load_classifier
 from rlt_ros.sim.handover import Learned, Person, Rule
 from rlt_ros.sim.lockstep import EpisodeResult, LockStep, Timing
@@ -41,8 +41,8 @@ def session_settings(session: Path) -> tuple[Timing, str]:
     path = Path(session) / "config.yaml"
     if not path.is_file():
         return Timing(), ""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    section = lambda name: (content.get(name) or {}).get("ros__parameters") or {}  # noqa: E731
+    content = read_parameters(path)
+    section = lambda name: content.get(name, {}).get("ros__parameters", {})  # noqa: E731
     # Sessions from before chunks were joined say nothing of it.
     known = {"join_ticks": 0, "join": Join.NONE.value} | section("/**")
     for node, names in (("replay_node", ["stride"]), ("actor_node", ["join_ticks"]), ("vla_node", ["join"])):

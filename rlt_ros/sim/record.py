@@ -43,6 +43,7 @@ def record_episode(env: TaskEnv, seed: int, stride: int = 5, limit: int = 900) -
 def _record(arguments: tuple[Task, list[int], Path]) -> None:
     task, seeds, folder = arguments
     env = TaskEnv(task)
+    folder.mkdir(parents=True, exist_ok=True)  # once there is something to record
     for seed in seeds:
         path = folder / f"episode_{seed:06d}.npz"
         if not path.exists():
@@ -63,7 +64,6 @@ def record(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Record ``episodes`` demonstrations with seeds from ``seed`` on; those already there are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
     seeds = list(range(seed, seed + episodes))
     jobs = [(task, seeds[i : i + 4], folder) for i in range(0, episodes, 4)]
     with mp.get_context("spawn").Pool(processes) as pool:

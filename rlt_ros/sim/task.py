@@ -7,6 +7,7 @@ means, when the critical phase begins and what success is. Everything else here 
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -241,6 +242,15 @@ def _task(path: Path, raw: dict) -> Task:
     )  # fmt: skip
 
 
+def require_simulation(task: Task) -> None:
+    """TaskError for a task that is for a robot only."""
+    if task.environment.startswith("none:"):
+        raise TaskError(
+            f"task {task.name!r} is for a robot only: environment.id is {task.environment!r}, and there is no"
+            " simulation of it; start it with ros2 launch (docs/robots.md)"
+        )
+
+
 def make_environment(task: Task) -> gym.Env:
     """The task's Gymnasium environment: ``module:Class``, or an id of Gymnasium; ``module:Name-v0`` imports the module
     first.
@@ -249,10 +259,16 @@ def make_environment(task: Task) -> gym.Env:
     """
     import gymnasium as gym  # here: the nodes of a robot load task files and have no use for a simulator
 
+    require_simulation(task)
     module, _, name = task.environment.rpartition(":")
     try:
         if module and hasattr(importlib.import_module(module), name):
             return getattr(importlib.import_module(module), name)(render_mode="rgb_array", **task.arguments)
+        if module and name not in gym.registry and not re.search(r"-v\d+$", name):
+            raise TaskError(
+                f"task {task.name!r}: environment.id {task.environment!r}: the module {module!r} is there, but has no"
+                f" {name!r}; expected a class in it, or an id that it registers, such as Name-v0"
+            )
         return gym.make(
             task.environment, render_mode="rgb_array", disable_env_checker=True, max_episode_steps=-1, **task.arguments
         )

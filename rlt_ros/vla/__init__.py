@@ -4,6 +4,12 @@
 model must offer.
 """
 
-from rlt_ros.vla.frozen import FrozenVLA, VLAError, load
-
 __all__ = ["FrozenVLA", "VLAError", "load"]
+
+
+def __getattr__(name: str):  # late: a command looks for a checkpoint (backend.py) without torch, which takes seconds
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rlt_ros.vla import frozen
+
+    return getattr(frozen, name)

@@ -25,6 +25,7 @@ BUILT_IN = {
 }
 DEFAULT = "pi0"
 SETTINGS = "rlt.json"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
 
 class VLAError(ValueError):
@@ -128,3 +129,17 @@ def load_backend(folder: Path) -> Backend:
             f"back end {name!r}: {type(backend).__name__} lacks {', '.join(missing)}; see rlt_ros/vla/backend.py"
         )
     return backend
+
+
+def checkpoint_folder(path: str | Path) -> Path:
+    """A checkpoint by folder, by the ``rlt.json`` in it, or a shipped one by name. VLAError lists those shipped."""
+    folder = Path(path)
+    if folder.name == SETTINGS and folder.is_file():
+        folder = folder.parent
+    if not folder.is_dir() and (CHECKPOINTS / str(path)).is_dir():
+        folder = CHECKPOINTS / str(path)
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*"))) or "none"
+        raise VLAError(f"VLA checkpoint {str(path)!r}: no such folder; shipped with this package: {shipped};"
+                       " `rlt train vla` makes one")  # fmt: skip
+    return folder

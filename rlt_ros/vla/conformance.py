@@ -191,8 +191,13 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python3 -m rlt_ros.vla.conformance FOLDER [TOLERANCE]", file=sys.stderr)
         return 2
     try:
+        tolerance = [float(text) for text in arguments[1:]]
+    except ValueError:
+        print(f"TOLERANCE is {arguments[1]!r}, expected a number, such as 0.05", file=sys.stderr)
+        return 2
+    try:
         backend = load_backend(checkpoint_folder(Path(arguments[0])))
-        for line in conformance(backend, *map(float, arguments[1:])):
+        for line in conformance(backend, *tolerance):
             print(f"ok    {line}")
     except (NotConformant, ValueError) as error:
         print(error, file=sys.stderr)

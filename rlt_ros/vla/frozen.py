@@ -8,9 +8,7 @@ import numpy as np
 import torch
 
 from rlt_ros.core.joining import Prefix
-from rlt_ros.vla.backend import SETTINGS, Backend, VLAError, load_backend
-
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+from rlt_ros.vla.backend import CHECKPOINTS, Backend, VLAError, checkpoint_folder, load_backend
 
 __all__ = ["CHECKPOINTS", "FrozenVLA", "VLAError", "checkpoint_folder", "load"]
 
@@ -130,19 +128,6 @@ def fit_image(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (size - h) // 2, (size - w) // 2
     out[top : top + h, left : left + w] = small
     return out
-
-
-def checkpoint_folder(path: str | Path) -> Path:
-    """A checkpoint by folder, by the ``rlt.json`` in it, or a shipped one by name. VLAError lists those shipped."""
-    folder = Path(path)
-    if folder.name == SETTINGS and folder.is_file():
-        folder = folder.parent
-    if not folder.is_dir() and (CHECKPOINTS / str(path)).is_dir():
-        folder = CHECKPOINTS / str(path)
-    if not folder.is_dir():
-        shipped = ", ".join(sorted(p.name for p in CHECKPOINTS.glob("*"))) or "none"
-        raise VLAError(f"VLA checkpoint {str(path)!r}: no such folder; shipped with this package: {shipped}")
-    return folder
 
 
 def load(path: str | Path, seed: int = 0) -> FrozenVLA:

@@ -305,3 +305,9 @@ def test_training_is_measured_with_and_without_the_cache(capsys, tmp_path, monke
     weights_only = 6 * 72 * 4 * 8 * 96**2 / 1e9
     assert weights_only < found["small_token_gflop_per_sample"] < 1.6 * weights_only
     assert found["large_narrow_token_gflop_per_sample"] < found["large_token_gflop_per_sample"]
+
+
+def test_a_gpu_that_is_not_there_is_wrong_usage(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["bench", "learner", "--device", "cuda"]) == 2
+    assert "--device is 'cuda', but torch finds no GPU here" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from rlt_ros.cli.main import main
 from rlt_ros.data import demos
 from rlt_ros.data.journal import read_journal
 from rlt_ros.msg import Transition
-from rlt_ros.sim.task import task_folder
+from rlt_ros.sim.task import task_file, task_folder
 from rlt_ros.vla.frozen import CHECKPOINTS
 
 
@@ -97,7 +97,9 @@ def test_prior_of_nothing_says_why_and_leaves_nothing(tmp_path, folder, capsys):
     (["import", "--from", "mcap", "nowhere", "--map", "tool_mcap", "--out", "o"], 1, "nowhere: no recordings (*.mcap"),
     (["import", "nowhere", "--map", "m", "--out", "o"], 2, "required: --from"),
     (["export", "--to", "lerobot", "nowhere", "--out", "o"], 1, "nowhere: no demonstrations"),
+    (["import", "--from", "mcap", "nowhere", "--map", "nosuch"], 2, "no such file; there are: so101_lerobot"),
     (["inspect", "nowhere"], 1, "nowhere: no demonstrations"),
+    (["record", "--task", "reacher"], 2, "the scripted demonstrator knows the Ethernet task only; --teleop"),
 ])  # fmt: skip
 def test_wrong_usage_says_what_is_missing(tmp_path, monkeypatch, capsys, command, code, says):
     monkeypatch.chdir(tmp_path)
@@ -109,3 +111,11 @@ def test_wrong_usage_says_what_is_missing(tmp_path, monkeypatch, capsys, command
 def test_help_has_examples(capsys, what):
     assert main(["demos", what, "--help"]) == 0
     assert f"rlt demos {what}" in capsys.readouterr().out.split("examples:")[1]
+
+
+def test_what_cannot_be_recorded_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load(task_file("ethernet").read_text())
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(values | {"environment": {"id": "rlt_ros.sim.ethernet:Nope"}}))
+    assert main(["demos", "record", "--task", "t.yaml", "--episodes", "1", "--processes", "1"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["t.yaml"]

@@ -75,3 +75,8 @@ def test_an_empty_journal_and_a_wrong_setting_are_errors(tmp_path, capsys, sessi
     full = session(tmp_path / "b", 3)
     assert main(["train", "rl", "--session", str(full), "--out", str(tmp_path / "p"), "--set", "betta=1"]) == 1
     assert "unknown key 'betta'" in capsys.readouterr().err
+
+
+def test_a_session_that_is_not_there_has_no_presses_to_learn_from(tmp_path, capsys) -> None:
+    assert main(["train", "handover", "--session", str(tmp_path / "nowhere")]) == 2
+    assert f"--session {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err

@@ -161,3 +161,9 @@ def test_a_number_that_is_none_is_named_before_anything_is_computed(command, fol
     assert main(command) == 1
     assert "episode_000001.npz, picture 1, tick 7: proprio[3] is nan" in capsys.readouterr().err
     assert not (tmp_path / "out").exists() and not (folder / "embeddings").exists()
+
+
+def test_a_gpu_that_is_not_there_is_wrong_usage(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", "token", "--device", "cuda"]) == 2
+    assert "--device is 'cuda', but torch finds no GPU here" in capsys.readouterr().err

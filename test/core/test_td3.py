@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -297,6 +298,26 @@ def test_an_unknown_hyper_parameter_is_refused_by_name():
     with pytest.raises(ValueError, match="unknown key 'bta'"):
         TD3Config.from_mapping({"bta": 0.1})
     assert TD3Config.from_mapping({"beta": 0.1, "hidden": [8]}).hidden == (8,)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"beta": "abc"}, "beta is 'abc', expected a number, such as 0.2"),
+    ({"beta": None}, "beta is None, expected a number"),
+    ({"beta": True}, "beta is True, expected a number"),
+    ({"hidden": 512}, "hidden is 512, expected a list of widths, such as [256, 256]"),
+    ({"hidden": "abc"}, "hidden is 'abc', expected a list of widths"),
+    ({"batch_size": 1.5}, "batch_size is 1.5, expected a whole number, such as 256"),
+    ({"layer_norm": 1}, "layer_norm is 1, expected true or false"),
+    ({"preset": ["td3"]}, "preset is ['td3'], expected one of"),
+])  # fmt: skip
+def test_a_value_of_another_kind_is_named(values, said):
+    with pytest.raises(ValueError, match=re.escape(f"learner: {said}")):
+        TD3Config.from_mapping(values)
+
+
+def test_numbers_that_yaml_takes_for_text_or_whole_are_numbers():
+    config = TD3Config.from_mapping({"actor_lr": "1e-3", "utd": 5})
+    assert (config.actor_lr, config.utd) == (1e-3, 5)
 
 
 # --- a toy: bring a point to the middle; the reference is slow and aims beside it

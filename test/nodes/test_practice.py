@@ -268,6 +268,33 @@ def test_session_of_another_task_is_refused(tmp_path, capsys):
     assert "practises task 'another', not 'ethernet'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("a: [", "not YAML"),
+    ("- 1", "got [1], expected sections of nodes"),
+    ("", "got None, expected sections of nodes"),
+    ("/**: 3", "'/**' is 3, expected a section with ros__parameters"),
+    ("/**: {ros__parameters: {}}", "section '/**' has no 'task'"),
+])  # fmt: skip
+def test_a_damaged_config_is_named(tmp_path, capsys, text, said):
+    (tmp_path / "config.yaml").write_text(text)
+    assert main(["practice", "--session", str(tmp_path)]) == 1
+    found = capsys.readouterr().err
+    assert f"{tmp_path / 'config.yaml'}: {said}" in found and "mend it or delete it" in found
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [
+    (["--task", "reacher", "--no-eval"], 1, "VLA checkpoint 'reacher': no such folder"),
+    (["--task", "so101", "--no-eval"], 1, "task 'so101' is for a robot only"),
+    (["--model", "nowhere"], 1, "VLA checkpoint 'nowhere': no such folder"),
+    (["--session", "file"], 2, "--session file: a file, expected a folder"),
+])  # fmt: skip
+def test_what_is_missing_is_said_before_anything_is_made(tmp_path, monkeypatch, capsys, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["practice", *arguments]) == code
+    assert said in capsys.readouterr().err and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_wrong_usage_is_exit_code_2():
     assert main(["practice", "--episodes", "0"]) == 2
     assert main(["practice", "--speed", "-1"]) == 2

@@ -311,6 +311,8 @@ def test_an_episode_with_a_hole_can_be_left_out(peer, tmp_path, capsys):
     session = session_in(tmp_path / "session", [Outcome.SUCCESS] * 3, peer, hole)
     command = ["demos", "import", "--from", "mcap", str(session), "--out", str(tmp_path / "out")]
     assert main(command) == 1 and "episode 2 (--skip 1)" in capsys.readouterr().err
+    assert main([*command, "--skip", "99"]) == 1
+    assert "skip has 99, there are the episodes 0 to 2" in capsys.readouterr().err
     assert main([*command, "--skip", "1"]) == 0
     assert "2 episodes of" in capsys.readouterr().out and len(demos.load(tmp_path / "out")) == 2
 
@@ -334,6 +336,9 @@ def test_what_has_no_mapping_within_it_needs_one(tmp_path, capsys):
     assert "no recording of rlt_ros with a mapping of its own; give a mapping" in capsys.readouterr().err
     assert main(["demos", "import", "--from", "lerobot", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
     assert "needs --map" in capsys.readouterr().err
+    (tmp_path / "x.mcap").write_text("a text")
+    assert main(["demos", "import", "--from", "mcap", str(tmp_path / "x.mcap"), "--out", str(tmp_path / "o")]) == 1
+    assert f"{tmp_path / 'x.mcap'}: is no MCAP file" in capsys.readouterr().err
 
 
 # --- the command
@@ -369,10 +374,13 @@ def test_the_command_records_a_simulated_person_until_one_is_kept(python, tmp_pa
 
 
 def test_wrong_usage_of_the_command_is_told(tmp_path, capsys):
-    for more, says in ((["--episodes", "0"], "--episodes must be positive"), (["--out", "x"], "--out is for the")):
+    for more, says in ((["--episodes", "0"], "--episodes: got '0', expected a"), (["--out", "x"], "--out is for the")):
         assert main(["demos", "record", "--teleop", "simulated", "--session", str(tmp_path / "s"), *more]) == 2
         assert says in capsys.readouterr().err
     assert main(["demos", "record", "--session", str(tmp_path / "s")]) == 2
     assert "--session is for --teleop" in capsys.readouterr().err
     assert main(["demos", "record", "--teleop", "nes", "--session", str(tmp_path / "s")]) == 1
     assert "gamepad 'nes': no file" in capsys.readouterr().err
+    robot = ["demos", "record", "--teleop", "simulated", "--task", "so101", "--session", str(tmp_path / "s")]
+    assert main(robot) == 1 and "task 'so101' is for a robot only" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing is made before all is there

@@ -96,3 +96,15 @@ def test_proprioception_scale_counts_both_halves():
     assert len(task.proprio_scale) == 2 * task.proprio_dim
     assert task.vla_state_index == [0, 1, 2, 3, 8, 9, 10, 11, 12, 13]  # pose and wrench, not the twist
     assert task.wrench_index == 8
+
+
+def test_a_class_that_is_missing_is_no_missing_package(tmp_path, ethernet):
+    path = tmp_path / "task.yaml"
+    path.write_text(yaml.safe_dump(ethernet | {"environment": {"id": "rlt_ros.sim.ethernet:Nope"}}))
+    with pytest.raises(TaskError, match="the module 'rlt_ros.sim.ethernet' is there, but has no 'Nope'"):
+        TaskEnv(load_task(path))
+
+
+def test_a_task_for_a_robot_is_not_simulated():
+    with pytest.raises(TaskError, match="'so101' is for a robot only"):
+        TaskEnv(load_task("so101"))

@@ -223,3 +223,8 @@ def test_any_number_of_cameras_is_not_taken(backend, template):
     backend.look = lenient
     with pytest.raises(NotConformant, match="one camera too many was not refused"):
         conformance(backend)
+
+
+def test_a_tolerance_that_is_no_number_is_named(capsys):
+    assert main([str(CHECKPOINTS / "ethernet"), "abc"]) == 2
+    assert "TOLERANCE is 'abc', expected a number" in capsys.readouterr().err
