@@ -212,9 +212,9 @@ class ActorNode(RltNode):
 
     def act(self, tick: int) -> None:
         """Command a tick, once."""
-        if self.acted_tick - 1 <= tick <= self.acted_tick:  # done, or overtaken
-            return
-        if tick < self.acted_tick:
+        if tick <= self.acted_tick:
+            if self.control.tick(self.now_ns()) >= self.acted_tick - 1:  # done, or overtaken while this process hung
+                return
             self.get_logger().error("the clock was set back: the robot is held until its streams are of this time")
             self.commander.begin_anew()
             self.proprio, self.proprio_tick = None, -1

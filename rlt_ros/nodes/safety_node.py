@@ -218,7 +218,8 @@ class SafetyNode(RltNode):
             self.step(chunk.tick)
 
     def on_watchdog(self, tick: int) -> None:
-        if tick < self.sent_tick - 1:  # by more than a candidate may be early: the clock was set back
+        # By more than a candidate may be early. Not by `tick`: after a hang the loop is behind, not the clock.
+        if self.control.tick(self.now_ns()) < self.sent_tick - 1:
             self.get_logger().error("the clock was set back: the robot is held until commands of its time come")
             self.begin_anew()
         if self.sent_tick < tick:

@@ -390,6 +390,17 @@ def test_after_the_clock_was_set_back_nothing_seen_before_is_used(graph, driven)
     driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "motion by new references")
 
 
+def test_a_tick_that_was_overtaken_during_a_hang_is_not_commanded(graph, driven):
+    driven.until(graph, Phase.APPROACH, lambda: driven.source() == Source.VLA, "motion")
+    with driven.node._lock:
+        acted, count = driven.node.acted_tick, len(driven.candidates)
+        driven.node.act(acted - 20)
+        assert driven.node.acted_tick == acted and len(driven.node.commander._references)
+    driven.until(graph, Phase.APPROACH, lambda: len(driven.candidates) > count + 5, "candidates")
+    ticks = [msg.tick for msg in driven.candidates]
+    assert ticks == sorted(set(ticks))
+
+
 def test_references_and_tokens_of_the_future_are_refused(graph, driven):
     ahead = driven.peer.tick() + 500
     driven.reference(driven.peer.chunk(ahead, [0.1] * 4, 50))

@@ -372,6 +372,17 @@ def test_clock_that_is_set_back_holds_the_robot_and_it_goes_on_by_commands_of_th
     assert node.heard[-1].tick < before
 
 
+def test_watchdog_that_comes_late_after_a_hang_is_not_a_clock_that_was_set_back(graph, gate):
+    until_moving(graph, gate)
+    with gate._lock:
+        sent, count = gate.sent_tick, len(gate.heard)
+        gate.on_watchdog(sent - 20)
+        assert gate.sent_tick == sent and gate.gate._chunk is not None
+    graph.spin_until(lambda: (gate.drive(), len(gate.heard) > count + 5)[1], "commands")
+    ticks = [msg.tick for msg in gate.heard]
+    assert ticks == sorted(set(ticks))
+
+
 def test_stop_is_latched_while_inactive_and_over_a_clean_up(graph, start, peer):
     node = driven_by(peer, start(SafetyNode, **LIMITS))
     node.trigger_deactivate()
