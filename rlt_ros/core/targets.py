@@ -22,7 +22,6 @@ ANCHOR_TICKS = 10
 # How fast joints that are behind the Cartesian target may make up for it: m/s and rad/s.
 SLACK_M_S, SLACK_RAD_S = 0.025, 0.25
 
-
 Box = tuple[Sequence[float], Sequence[float]]  # lower and upper corner, m
 
 
@@ -58,8 +57,7 @@ def within(box: Box | None, position: np.ndarray, at: np.ndarray) -> np.ndarray:
 class PoseTarget:
     """A Cartesian target: moved by x, y, z and yaw in the base frame; roll and pitch stay those of the start."""
 
-    def __init__(self, leash_m: float, leash_rad: float,
-                 box: Box | None = None) -> None:
+    def __init__(self, leash_m: float, leash_rad: float, box: Box | None = None) -> None:
         """box: lower and upper corner, m, that no target leads out of; from outside it may lead back."""
         self._box = box
         self.leash_m, self.leash_rad = leash_m, leash_rad
