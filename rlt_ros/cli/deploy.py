@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from rlt_ros.cli.practice import interrupt, only_user, run_graph
+from rlt_ros.cli.progress import DeployDisplay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     ended: list[tuple] = []
     start = commands("sim", "simulated", str(session), task, extra_files=[*files, path], mode="deploy")
     try:
-        code = run_graph(start, folder / "log", args.episodes, 0.0, lambda picture: ended.extend(picture.ended))
+        code = run_graph(start, folder / "log", args.episodes, 0.0,
+                         lambda picture: ended.extend(picture.ended), DeployDisplay)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         code = 130
