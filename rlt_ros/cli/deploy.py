@@ -12,6 +12,7 @@ A real robot is started with `ros2 launch rlt_ros deploy.launch.py`.
 
 import argparse
 import json
+import math
 import signal
 import statistics
 import sys
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.episodes < 1:
         raise UsageError("--episodes must be positive")
-    if args.speed is not None and args.speed < 0:
+    if args.speed is not None and not 0 <= args.speed < math.inf:
         raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
     session = args.session.resolve()
     load_policy(session)  # complain at once, not from a process
