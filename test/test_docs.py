@@ -43,18 +43,34 @@ def commands(text: str, program: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.split(" ")[0] == program]
 
 
-def test_commands_of_the_first_hour_are_those_of_rlt():
+def options(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
+    """What the (sub-)command that `words` name knows, of names and options."""
+    known = {option for action in parser._actions for option in action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            known |= set(action.choices)
+            if words and words[0] in action.choices:
+                known |= options(action.choices[words[0]], words[1:])
+    return known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_those_of_rlt(page):
     pytest.importorskip("rclpy")
     from rlt_ros.cli.main import COMMANDS
 
-    found = commands(FIRST_HOUR, "rlt")
-    assert len(found) > 5
-    for _, name, *arguments in found:
+    text = page.read_text()
+    found = commands(text.replace("\\|", "|"), "rlt")
+    assert len(found) > 5 or page.name != "first-hour.md"
+    for _, name, *arguments in [words for words in found if words[1:] and words[1] not in ("--help", "<command>")]:
         assert name in COMMANDS, name
         parser = argparse.ArgumentParser(allow_abbrev=False)
         importlib.import_module(f"rlt_ros.cli.{name}").add_arguments(parser)
-        known = {option for action in parser._actions for option in action.option_strings}
-        assert {word for word in arguments if word.startswith("--")} <= known, (name, arguments)
+        known = options(parser, arguments)
+        used = {option for word in arguments for option in re.findall(r"--[a-z][a-z-]*", word)}
+        assert used <= known, (name, arguments)
+        if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions) and arguments:
+            assert arguments[0] in known, (name, arguments)
 
 
 def test_parameters_of_the_first_hour_are_in_the_parameter_file():

@@ -12,6 +12,7 @@ A real robot is started with `ros2 launch rlt_ros deploy.launch.py`.
 
 import argparse
 import json
+import math
 import signal
 import statistics
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from rlt_ros.cli.practice import interrupt, only_user, run_graph
+from rlt_ros.cli.progress import DeployDisplay
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.episodes < 1:
         raise UsageError("--episodes must be positive")
-    if args.speed is not None and args.speed < 0:
+    if args.speed is not None and not 0 <= args.speed < math.inf:
         raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
     session = args.session.resolve()
     load_policy(session)  # complain at once, not from a process
@@ -73,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     ended: list[tuple] = []
     start = commands("sim", "simulated", str(session), task, extra_files=[*files, path], mode="deploy")
     try:
-        code = run_graph(start, folder / "log", args.episodes, 0.0, lambda picture: ended.extend(picture.ended))
+        code = run_graph(start, folder / "log", args.episodes, 0.0,
+                         lambda picture: ended.extend(picture.ended), DeployDisplay)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         code = 130

@@ -15,6 +15,7 @@ A real robot is started with `ros2 launch rlt_ros practice.launch.py`.
 import argparse
 import fcntl
 import json
+import math
 import os
 import signal
 import sys
@@ -73,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
     from rlt_ros.ros import priority, processes
     from rlt_ros.sim.task import load_task, require_simulation
 
-    if args.episodes < 1 or args.minutes <= 0 or args.eval_episodes < 1:
+    if args.episodes < 1 or not 0 < args.minutes < math.inf or args.eval_episodes < 1:
         raise UsageError("--episodes, --minutes and --eval-episodes must be positive")
-    if args.speed is not None and args.speed < 0:
+    if args.speed is not None and not 0 <= args.speed < math.inf:
         raise UsageError(f"--speed is {args.speed:g}, expected 0 or more")
     allowed = priority.realtime_allowed(processes.realtime_of("safety_node"))
     if args.realtime is None:

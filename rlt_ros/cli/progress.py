@@ -212,6 +212,17 @@ class DemosDisplay(Display):
         return {}
 
 
+class DeployDisplay(Display):
+    """The same where a practised session runs: nothing is stored or learned."""
+
+    def _rows(self, picture: Picture, now_s: float) -> list[tuple[str, str, str]]:
+        if not picture.diagnostics:
+            return [("deploy", f"starting the processes, {now_s - self._began_s:.0f} s", "")]
+        rows = [row for row in super()._rows(picture, now_s) if row[0] not in ("replay", "learner")]
+        policy = ("policy", f"version {self._version}", "") if self._version else ("policy", "not loaded yet", "yellow")
+        return [policy if row[0] == "policy" else row for row in rows]
+
+
 def kept(picture: Picture) -> int:
     """Episodes that ended in success."""
     return sum(outcome is Outcome.SUCCESS for _, outcome, _ in picture.ended)

@@ -22,65 +22,89 @@ from pathlib import Path
 
 from rlt_ros.cli.arguments import at_least
 
+_VLA = """  rlt train vla --task ethernet                       # 35 minutes on two cores
+  rlt train vla --task ethernet --minutes 10 6 8"""
+_TOKEN = """  rlt train token --task ethernet --out models/mine   # the same command goes on after Ctrl-C
+  rlt train token --task cups --model models/pi0 --out models/cups --alpha 1 --dtype bfloat16   # and adapt the VLA
+  rlt train token --task cups --model models/smolvla --out models/cups --width 128  # any back end, a smaller token
+  accelerate launch --multi_gpu --num_processes 2 -m rlt_ros.cli.main train token --task cups --model models/pi0 \\
+    --out models/cups"""
+_REPORT = "  rlt train report --task ethernet --out models/mine"
+_RL = """  rlt train rl --session sessions/first --out sessions/offline
+  rlt train rl --session sessions/b --prior sessions/a --out sessions/ab --set preset=rlpd batch_size=256"""
+_HANDOVER = "  rlt train handover --session sessions/first"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("vla", "token", "report", "rl", "handover"),
-                        help="the VLA, the RL token over it, what a token is worth, an actor, a hand-over classifier")
-    parser.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
-    parser.add_argument("--demos", type=Path, help="folder of demonstrations (default: demos/TASK)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="checkpoint folder (default: the one that ships with the package); rl: a new session folder",
-    )
-    parser.add_argument(
-        "--scenes", type=int, default=20_000, help="vla: pictures for the grounding stage (default: 20000)"
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        nargs="+",
-        help="vla: of each stage (12 13 10; 0 goes on without it); token: one number, in place of --steps",
-    )
-    parser.add_argument("--threads", type=at_least(1), default=2, help="CPU threads of a process (default: 2)")
-    parser.add_argument("--seed", type=int, default=0)
-    token = parser.add_argument_group("token, report (docs/training.md)")
+    what = parser.add_subparsers(dest="what", metavar="what", required=True)
+
+    def command(name: str, text: str, examples: str) -> argparse.ArgumentParser:
+        return what.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog="examples:\n" + examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+
+    vla = command("vla", "the small π0, by grounding and behaviour cloning", _VLA)
+    token = command("token", "the RL token over a VLA of any back end; docs/training.md", _TOKEN)
+    report = command("report", "what a token is worth, once more", _REPORT)
+    rl = command("rl", "an actor, on recorded sessions, without the robot", _RL)
+    handover = command("handover", "when to hand over, from the presses of a session", _HANDOVER)
+    for made in (vla, token, report, rl):
+        made.add_argument("--task", default="ethernet", help="task name or file (default: ethernet)")
+    for made in (vla, token, report):
+        made.add_argument("--demos", type=Path, metavar="DIR", help="demonstrations (default: demos/TASK)")
+        made.add_argument("--out", type=Path, metavar="DIR", help="checkpoint folder (default: the one that ships)")
+
+    add = vla.add_argument
+    add("--scenes", type=int, default=20_000, metavar="N", help="pictures for the grounding stage (default: 20000)")
+    add("--minutes", type=float, nargs=3, default=(12.0, 13.0, 10.0), metavar="M",
+        help="of each stage; 0 goes on without it (default: 12 13 10)")
+
+    for made in (token, report):
+        made.add_argument("--model", type=Path, metavar="DIR",
+                          help="VLA checkpoint (default: --out where it has one, else the task's)")  # fmt: skip
     add = token.add_argument
-    add("--model", type=Path, metavar="DIR", help="VLA checkpoint (default: --out where it has one, else the task's)")
-    add("--steps", type=int, default=2000, help="(default: 2000)")
-    add("--batch", type=int, default=64, help="samples a step, of all processes together (default: 64)")
+    add("--steps", type=int, default=2000, metavar="N", help="(default: 2000)")
+    add("--minutes", type=float, default=0.0, metavar="M", help="how long, in place of --steps")
+    add("--batch", type=int, default=64, metavar="N", help="samples a step, of all processes together (default: 64)")
     add("--accumulate", type=int, default=1, metavar="K", help="compute them in K pieces, for less memory")
     add("--lr", type=float, default=0.0, help="peak learning rate (default: 1e-3; tokens of 512 and wider: 2e-4)")
-    add("--layers", type=int, default=2, help="of encoder and decoder (default: 2)")
+    add("--layers", type=int, default=2, metavar="N", help="of encoder and decoder (default: 2)")
     add("--width", type=int, default=0, metavar="D",
         help="numbers of the token, narrower than the embeddings for a wide VLA (default: as wide as they are)")
-    add("--action-weight", type=float, default=1.0, help="of the action readout; 0 is the paper's loss (default: 1)")
-    add("--dtype", choices=("float32", "bfloat16"), default="float32", help="arithmetic; weights stay float32")
-    add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+    add("--action-weight", type=float, default=1.0, metavar="W",
+        help="of the action readout; 0 is the paper's loss (default: 1)")
     add("--alpha", type=float, default=0.0, help="weight of fine-tuning the VLA; 0: it is frozen (default: 0)")
     add("--tune", choices=("lora", "full"), default="lora", help="what of the VLA learns with --alpha (default: lora)")
-    add("--rank", type=int, default=16, help="of the adapters of --tune lora (default: 16)")
-    add("--vla-lr", type=float, default=5e-5, help="peak learning rate of the VLA (default: 5e-5)")
-    add("--every", type=int, default=2, metavar="N", help="learn from each Nth picture (default: 2)")
+    add("--rank", type=int, default=16, metavar="N", help="of the adapters of --tune lora (default: 16)")
+    add("--vla-lr", type=float, default=5e-5, metavar="LR", help="peak learning rate of the VLA (default: 5e-5)")
     add("--cache", type=Path, metavar="DIR", help="where the embeddings are kept (default: DEMOS/embeddings)")
     add("--no-cache", action="store_true", help="keep them in memory")
     add("--restart", action="store_true", help="begin anew where an unfinished training could go on")
     add("--no-report", action="store_true", help="without token_report.md at the end")
-    add("--resnet-steps", type=int, default=400, metavar="N", help="training of the report's ResNet (default: 400)")
-    recorded = parser.add_argument_group("rl, handover")
-    add = recorded.add_argument
-    add("--session", type=Path, metavar="DIR", help="rl, handover: session that is learned from")
-    add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="rl: earlier sessions, as prior data")
-    add("--updates", type=at_least(1), metavar="N", help="rl: gradient updates (default: utd times the transitions)")
+    for made in (token, report):
+        add = made.add_argument
+        add("--dtype", choices=("float32", "bfloat16"), default="float32", help="arithmetic; weights stay float32")
+        add("--device", choices=("cpu", "cuda"), help="(default: cuda where there is one)")
+        add("--every", type=at_least(1), default=2, metavar="N", help="take each Nth picture (default: 2)")
+        add("--resnet-steps", type=int, default=400, metavar="N",
+            help="training of the report's ResNet (default: 400)")
+
+    rl.add_argument("--session", type=Path, metavar="DIR", required=True, help="session that is learned from")
+    add = rl.add_argument
+    add("--out", type=Path, metavar="DIR", required=True, help="a new session folder, for the result")
+    add("--prior", type=Path, nargs="+", default=[], metavar="DIR", help="earlier sessions, as prior data")
+    add("--updates", type=at_least(1), metavar="N", help="gradient updates (default: utd times the transitions)")
     add("--set", nargs="+", default=[], metavar="NAME=VALUE",
-        help="rl: hyper-parameters, over the session's, such as beta=0.3 preset=rlpd hidden=[64,64]")
+        help="hyper-parameters, over the session's, such as beta=0.3 preset=rlpd hidden=[64,64]")
+    for made in (vla, token, report, rl):
+        made.add_argument("--threads", type=at_least(1), default=2, metavar="N",
+                          help="CPU threads of a process (default: 2)")  # fmt: skip
+        made.add_argument("--seed", type=int, default=0, metavar="S", help="of all that is drawn (default: 0)")
+    handover.add_argument("--session", type=Path, metavar="DIR", required=True, help="session that is learned from")
 
 
 def run(args: argparse.Namespace) -> int:
-    from rlt_ros.cli.main import UsageError
-
-    if args.every < 1:
-        raise UsageError(f"--every {args.every}: expected 1 or more")
     if args.what == "handover":
         return train_handover(args)
     import torch
@@ -130,15 +154,13 @@ def train_vla(args: argparse.Namespace) -> int:
 
     if args.scenes <= train.HELD_OUT:
         raise UsageError(f"--scenes {args.scenes}: expected more than the {train.HELD_OUT} that are held out")
-    if args.minutes and len(args.minutes) != 3:
-        raise UsageError("--minutes: `rlt train vla` takes three numbers, one of each stage")
     task = load_task(args.task)
     folder = args.demos or Path("demos") / task.name
     demos.paths(folder)  # complain at once, not after the scenes, which take minutes
     with Bars() as bars:
         scenes = grounding_scenes(folder / "scenes.npz", args.scenes, progress=bars.stage("scenes"))
-        minutes = tuple(args.minutes or (12.0, 13.0, 10.0))
         out = args.out or CHECKPOINTS / task.name
+        minutes = tuple(args.minutes)
         train.train_vla(task, folder, out, scenes, minutes, seed=args.seed, progress=bars.stage("vla"))
     return 0
 
@@ -189,15 +211,12 @@ def train_token(args: argparse.Namespace) -> int:
     from rlt_ros.cli.main import UsageError
     from rlt_ros.training import embeddings, token
 
-    if args.minutes and len(args.minutes) > 1:
-        raise UsageError("--minutes: `rlt train token` takes one number")
     task, folder, model, out = token_paths(args)
     if args.alpha and out.is_dir() and os.path.samefile(model, out):
         raise UsageError(f"--alpha changes the VLA, and --out {out} is where it comes from; take another --out")
     same = ("steps", "batch", "accumulate", "lr", "seed", "dtype", "layers", "width", "action_weight", "alpha", "tune",
-            "rank", "vla_lr")  # fmt: skip
-    minutes = args.minutes[0] if args.minutes else 0.0
-    settings = token.Settings(minutes=minutes, **{name: getattr(args, name) for name in same})
+            "rank", "vla_lr", "minutes")  # fmt: skip
+    settings = token.Settings(**{name: getattr(args, name) for name in same})
     processes = processes_of(args)
     try:
         with Bars(processes.first) as bars:
@@ -270,8 +289,6 @@ def train_handover(args: argparse.Namespace) -> int:
     from rlt_ros.core.parameters import read_parameters
     from rlt_ros.data.handover import read_approaches, save_classifier
 
-    if args.session is None:
-        raise UsageError("`rlt train handover` needs --session: the one whose presses are learned from")
     if not args.session.is_dir():
         raise UsageError(f"--session {args.session}: no such folder; give one that `rlt practice` made")
     path = args.session / "config.yaml"
@@ -300,8 +317,6 @@ def train_rl(args: argparse.Namespace) -> int:
     from rlt_ros.ros.stored import stored_transitions
     from rlt_ros.sim.task import load_task
 
-    if args.session is None or args.out is None:
-        raise UsageError("`rlt train rl` needs --session (what to learn from) and --out (where the result goes)")
     if (args.out / "checkpoints").exists():
         raise UsageError(f"--out {args.out}: there is a session already; take another folder")
     warn = Console(stderr=True).print

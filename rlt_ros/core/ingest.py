@@ -12,7 +12,7 @@ import numpy as np
 
 from rlt_ros.core.pictures import PictureWatch
 from rlt_ros.core.proprioception import ProprioAssembler
-from rlt_ros.core.streams import ClockOffset, StampWatch
+from rlt_ros.core.streams import SYNCHRONISE, ClockOffset, StampWatch
 
 
 class CameraIngest:
@@ -31,9 +31,10 @@ class CameraIngest:
         freeze_s: float = 0.25,
         dark_level: int = 10,
         bright_level: int = 250,
+        advice: str = SYNCHRONISE,
     ) -> None:
         """shortest_ns: pictures that follow a taken one sooner are left out. Others: as StampWatch, PictureWatch."""
-        self.stamps = StampWatch(max_ahead_s)
+        self.stamps = StampWatch(max_ahead_s, advice=advice)
         self.watch = PictureWatch(freeze_s, dark_level, bright_level)
         self.refused: Counter[str] = Counter()
         self._shortest_ns = shortest_ns
@@ -64,9 +65,11 @@ class ProprioIngest:
         clocks: stream -> how old its messages are.
     """
 
-    def __init__(self, assembler: ProprioAssembler, streams: Iterable[str], max_ahead_s: float = 0.1) -> None:
+    def __init__(
+        self, assembler: ProprioAssembler, streams: Iterable[str], max_ahead_s: float = 0.1, advice: str = SYNCHRONISE
+    ) -> None:
         self.assembler = assembler
-        self.clocks = {stream: ClockOffset(max_ahead_s) for stream in sorted(streams)}
+        self.clocks = {stream: ClockOffset(max_ahead_s, advice=advice) for stream in sorted(streams)}
 
     def take(
         self, stream: str, ns: int, received_ns: int, add: Callable[[], None]

@@ -22,6 +22,10 @@ class StampError(ValueError):
         self.kind = kind
 
 
+SYNCHRONISE = "synchronise the clocks (chrony or PTP)"
+ONE_CLOCK = "set use_sim_time on all nodes, and look for a second publisher of /clock"  # where time is simulated
+
+
 class ClockOffset:
     """How old the messages of one sender are when they come, by their stamps.
 
@@ -29,8 +33,10 @@ class ClockOffset:
         refused: StampError.kind -> messages refused.
     """
 
-    def __init__(self, max_ahead_s: float, window: int = 100) -> None:
-        """`max_ahead_s` [s]: a stamp further in the future is refused, as it would make all others look old."""
+    def __init__(self, max_ahead_s: float, window: int = 100, advice: str = SYNCHRONISE) -> None:
+        """`max_ahead_s` [s]: a stamp further in the future is refused, as it would make all others look old, with the
+        `advice`."""
+        self._advice = advice
         self._max_ahead_ns = round(max_ahead_s * 1e9)
         self._delays: deque[int] = deque(maxlen=window)
         self._newest_ns = 0
@@ -48,8 +54,7 @@ class ClockOffset:
         delay_ns = received_ns - stamp_ns
         if -delay_ns > self._max_ahead_ns:
             raise self._refuse("ahead", f"the stamp is {-delay_ns * 1e-9:.3f} s ahead of this computer's clock,"
-                               " expected"
-                               f" at most {self._max_ahead_ns * 1e-9:g} s; synchronise the clocks (chrony or PTP)")
+                               f" expected at most {self._max_ahead_ns * 1e-9:g} s; {self._advice}")
         back = stamp_ns < self._newest_ns - _RESTART_NS
         if back and delay_ns > _RESTART_NS:
             raise self._refuse("order", self._older(stamp_ns))
@@ -79,8 +84,8 @@ class StampWatch(ClockOffset):
         lost: messages that are missing, by gaps in the stamps against the measured rate.
     """
 
-    def __init__(self, max_ahead_s: float, window: int = 100) -> None:
-        super().__init__(max_ahead_s, window)
+    def __init__(self, max_ahead_s: float, window: int = 100, advice: str = SYNCHRONISE) -> None:
+        super().__init__(max_ahead_s, window, advice)
         self.seen = self.lost = 0
         self._intervals: deque[int] = deque(maxlen=window)
         self._losses: deque[int] = deque(maxlen=window)

@@ -61,10 +61,10 @@ def _raise(error: Exception) -> Any:
 class Camera:
     """One camera's settings, watches and counts."""
 
-    def __init__(self, name: str, settings: CameraParameters, shortest_ns: int) -> None:
+    def __init__(self, name: str, settings: CameraParameters, shortest_ns: int, advice: str) -> None:
         self.name, self.settings = name, settings
         self.ingest = CameraIngest(shortest_ns, settings.max_ahead_s, settings.freeze_s, settings.dark_level,
-                                   settings.bright_level)
+                                   settings.bright_level, advice)
         self.stamps, self.watch, self.refused = self.ingest.stamps, self.ingest.watch, self.ingest.refused
         self.troubles = Troubles()
         self.heard_s = 0.0  # by the node's now_s()
@@ -101,7 +101,7 @@ class CameraNode(RltNode):
             raise ParameterError(f"parameter 'cameras.{unknown[0]}': the task '{self.params.task}' has no such camera,"
                                  f" expected one of {', '.join(names)}")
         shortest_ns = self.control.period_ns // 2
-        self.cameras = {name: Camera(name, self.settings(name), shortest_ns) for name in names}
+        self.cameras = {name: Camera(name, self.settings(name), shortest_ns, self.clock_advice) for name in names}
         for name, camera in self.cameras.items():
             camera.output = self.publish(Image, f"camera/{name}/image", qos.SENSOR)
             if camera.settings.transport == "raw":
@@ -223,7 +223,7 @@ class CameraNode(RltNode):
             return
         if stamps.delay_s > s.max_delay_s:
             camera.note("delay", f"sends pictures that are {stamps.delay_s:.3f} s old on arrival, more than max_delay_s"
-                        f" ({s.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it", now_s)
+                        f" ({s.max_delay_s:g} s); {self.clock_advice} or find what delays it", now_s)
         if stamps.loss > s.max_loss:
             camera.note("loss", f"loses {100 * stamps.loss:.0f} % of its pictures, more than max_loss ({s.max_loss:g});"
                         " look at its cable, the network and the processor's load; big raw pictures need"

@@ -122,8 +122,8 @@ class HandoverNode(RltNode):
         self.token_dim = len(frame.token)
         now_tick = self.control.tick(self.now_ns())
         if frame.tick > now_tick + self.params.chunk_steps:
-            raise ValueError(f"RLState of tick {frame.tick} is {frame.tick - now_tick} ticks in the future; synchronise"
-                             " the clocks (chrony or PTP)")
+            raise ValueError(f"RLState of tick {frame.tick} is {frame.tick - now_tick} ticks in the future;"
+                             f" {self.clock_advice}")
         if now_tick - frame.tick > self.params.max_age_ticks or not self.recorder.add(frame, now_tick):
             return  # too old to be acted on, from before the episode, or between those that an approach has
         self.tick = frame.tick

@@ -59,7 +59,7 @@ class ProprioNode(RltNode):
             self.arm = load_arm(p.arm, "parameter 'pose_from_joints'")
             self.book = JointBook(self.arm.names)
             needed = needed - {"pose"} | {"joint_states"}
-        self.ingest = ProprioIngest(self.assembler, needed, p.max_ahead_s)
+        self.ingest = ProprioIngest(self.assembler, needed, p.max_ahead_s, self.clock_advice)
         self.clocks = self.ingest.clocks
         self.troubles = Troubles()
         self.output = self.publish(Proprio, "proprio", qos.SENSOR)
@@ -132,7 +132,7 @@ class ProprioNode(RltNode):
                 self.troubles.note(
                     f"{stream} delay",
                     f"driver/{stream} is {clock.delay_s:.3f} s old on arrival, more than max_delay_s"
-                    f" ({self.params.max_delay_s:g} s); synchronise the clocks (chrony or PTP) or find what delays it",
+                    f" ({self.params.max_delay_s:g} s); {self.clock_advice} or find what delays it",
                     now_s,
                 )
         for kind, text in self.troubles.news(now_s).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 CENTRE = Qt.AlignmentFlag.AlignCenter
 NO_PEN, NO_BRUSH = Qt.PenStyle.NoPen, Qt.BrushStyle.NoBrush
+WRAPPED = 0x1021  # word wrap, left, top; a number, since not every Qt for Python adds flags of two kinds
 RADIUS = 8.0
 
 _FORMATS = {  # encoding of sensor_msgs/Image -> how Qt calls the same bytes
@@ -34,13 +36,20 @@ def font(widget: QtWidgets.QWidget, scale: float = 1.0, bold: bool = False) -> Q
     return made
 
 
+def fitted(words: str, face: QtGui.QFont, room: float) -> tuple[str, QtGui.QFont]:
+    """Smaller when it is a little too long for `room` px, cut off when it is much too long."""
+    width = lambda: QtGui.QFontMetricsF(face).horizontalAdvance(words)  # noqa: E731
+    if width() > room > 0:
+        face, least = QtGui.QFont(face), 0.75 * face.pointSizeF()
+        while width() > room and face.pointSizeF() > least:  # hinted widths go in steps
+            face.setPointSizeF(max(least, 0.95 * face.pointSizeF()))
+        words = QtGui.QFontMetricsF(face).elidedText(words, Qt.TextElideMode.ElideRight, room)
+    return words, face
+
+
 def text(painter: QtGui.QPainter, box: QRectF, words: str, face: QtGui.QFont, colour: str, align=LEFT) -> None:
-    """One line, smaller when it is a little too long, cut off when it is much too long."""
-    width = QtGui.QFontMetricsF(face).horizontalAdvance(words)
-    if width > box.width() > 0:
-        face = QtGui.QFont(face)
-        face.setPointSizeF(face.pointSizeF() * max(0.75, 0.98 * box.width() / width))
-        words = QtGui.QFontMetricsF(face).elidedText(words, Qt.TextElideMode.ElideRight, box.width())
+    """One line, made to fit."""
+    words, face = fitted(words, face, box.width())
     painter.setFont(face)
     painter.setPen(QColor(colour))
     painter.drawText(box, int(align), words) if isinstance(align, int) else painter.drawText(box, align, words)
@@ -204,7 +213,8 @@ class ActionButton(QtWidgets.QAbstractButton):
                 ink,
             )
         if self.key:
-            cap = QRectF(inner.right() - key_width, middle - 10, key_width, 20)
+            bottom = min(10, height / 2 - 1) if self.below else 10  # above the line below
+            cap = QRectF(inner.right() - key_width, middle + bottom - 20, key_width, 20)
             painter.setPen(QtGui.QPen(_faded(ink, 110), 1.0))
             painter.setBrush(NO_BRUSH)
             painter.drawRoundedRect(cap, 4, 4)
@@ -383,7 +393,10 @@ class Curves(Part):
 
 
 class Rows(Part):
-    """A list: show_(rows), a row is (sign, colour, left, right, tool tip); the sign is drawn in the colour."""
+    """A list: show_(rows), a row is (sign, colour, left, right, tool tip); the sign is drawn in the colour.
+
+    What is not "ok" is written out, over several lines: what is to be done stands at its end.
+    """
 
     HEIGHT = 36
 
@@ -392,9 +405,25 @@ class Rows(Part):
         self.nothing = nothing
 
     def show_(self, rows: tuple) -> None:
-        if self._shown != (rows,):
-            self.setMinimumHeight(max(1, len(rows)) * self.HEIGHT)
         super().show_(rows)
+        self._make_room()
+
+    def resizeEvent(self, event: QtGui.QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        self.setMinimumHeight(round(max(self.HEIGHT, sum(self.heights()))))
+
+    def heights(self) -> list[float]:
+        """Of each row, in px."""
+        (rows,) = self._shown or ((),)
+        metrics, room = QtGui.QFontMetricsF(font(self, 0.82)), QRectF(0, 0, self.width() - 26, 1e4)
+        half = self.HEIGHT / 2 - 1
+        return [
+            max(self.HEIGHT, 0 if row[0] == "ok" else half + metrics.boundingRect(room, WRAPPED, row[3]).height() + 3)
+            for row in rows
+        ]
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:
         (rows,) = self._shown or ((),)
@@ -402,19 +431,18 @@ class Rows(Part):
         painter.setRenderHint(QtGui.QPainter.RenderHint.Antialiasing)
         if not rows:
             text(painter, QRectF(2, 0, self.width() - 4, self.HEIGHT), self.nothing, font(self), self.theme.dim)
-        for i, (sign, colour, left, right, _) in enumerate(rows):
-            y = i * self.HEIGHT
+        y, half = 0.0, self.HEIGHT / 2 - 1
+        for (sign, colour, left, right, _), height in zip(rows, self.heights()):
             self._sign(painter, sign, QPointF(9, y + self.HEIGHT / 2), colour)
-            loud = sign != "ok"
-            half = self.HEIGHT / 2 - 1
             text(painter, QRectF(24, y + 1, self.width() - 26, half), left, font(self, 0.95, True), self.theme.text)
-            text(
-                painter,
-                QRectF(24, y + half, self.width() - 26, half),
-                right,
-                font(self, 0.82),
-                colour if loud else self.theme.dim,
-            )
+            below = QRectF(24, y + half, self.width() - 26, height - half)
+            if sign == "ok":
+                text(painter, below, right, font(self, 0.82), self.theme.dim)
+            else:
+                painter.setFont(font(self, 0.82))
+                painter.setPen(QColor(colour))
+                painter.drawText(below, WRAPPED, right)
+            y += height
 
     @staticmethod
     def _sign(painter: QtGui.QPainter, sign: str, at: QPointF, colour: str) -> None:
@@ -432,8 +460,8 @@ class Rows(Part):
     def event(self, event: QtCore.QEvent) -> bool:
         if event.type() == QtCore.QEvent.Type.ToolTip:
             (rows,) = self._shown or ((),)
-            index = int(event.pos().y() // self.HEIGHT)
-            words = rows[index][4] if 0 <= index < len(rows) else ""
+            ends = itertools.accumulate(self.heights())
+            words = next((row[4] for row, end in zip(rows, ends) if event.pos().y() < end), "")
             QtWidgets.QToolTip.showText(event.globalPos(), words, self)
             return True
         return super().event(event)

@@ -1,10 +1,12 @@
 """What the launch files have in common: the table of processes as a launch description."""
 
+import difflib
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.utilities import perform_substitutions
 from launch_ros.actions import Node
 
 from rlt_ros.core.gamepad import load_layout
@@ -16,7 +18,7 @@ def description(*more: DeclareLaunchArgument, mode: str = "practice") -> LaunchD
 
     mode: one of processes.MODES; with an argument `teleop` that is false, "demos" becomes "watch".
     """
-    return LaunchDescription([
+    arguments = [
         DeclareLaunchArgument("robot", description="robot file: a path, a name from config/robots, or 'sim'"),
         *more,
         DeclareLaunchArgument("task", default_value="", description="task file; empty: as in the parameter files"),
@@ -29,12 +31,19 @@ def description(*more: DeclareLaunchArgument, mode: str = "practice") -> LaunchD
                               description="who operates; empty: 'simulated' for robot:=sim, else 'human'"),
         DeclareLaunchArgument("gamepad", default_value="", description="gamepad file: a path, or a name from config/"
                               "gamepads (xbox, playstation, spacemouse, keyboard); empty: as in the parameter files"),
-        OpaqueFunction(function=_nodes, args=[mode]),
-    ])
+    ]  # fmt: skip
+    return LaunchDescription([*arguments, OpaqueFunction(function=_nodes, args=[mode, arguments])])
 
 
-def _nodes(context: LaunchContext, mode: str) -> list[LaunchDescriptionEntity]:
+def _nodes(context: LaunchContext, mode: str, arguments: list[DeclareLaunchArgument]) -> list[LaunchDescriptionEntity]:
     given = context.launch_configurations
+    # Launch itself passes over what nobody declared: a practice with `sesion:=` would store nothing. A launch file that
+    # includes this one may have arguments of its own, so only a likely slip for one that was not given is refused.
+    left = [a.name for a in arguments if a.default_value and
+            perform_substitutions(context, a.default_value) == given[a.name]]  # fmt: skip
+    for name in sorted(set(given) - {a.name for a in arguments}):
+        for meant in difflib.get_close_matches(name, left, 1, 0.8):
+            raise ValueError(f"launch argument '{name}' is unknown; did you mean {meant}:=? --show-args lists all")
     if mode == "demos" and given.get("teleop") == "false":
         mode = "watch"
     robot, person, namespace = given["robot"], given["person"], given["namespace"]

@@ -36,6 +36,7 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import ControlClock
+from rlt_ros.core.streams import ONE_CLOCK, SYNCHRONISE
 from rlt_ros.data.changes import record_change
 from rlt_ros.ros import parameters, priority, qos
 from rlt_ros.ros.conversions import header, stamp_ns
@@ -294,10 +295,15 @@ class RltNode(LifecycleNode):
         age = self.control.tick(self.now_ns()) - tick
         if most is not None and age > most:
             raise ValueError(f"{what} of tick {tick} is {age} ticks old on arrival, expected at most {most};"
-                             " synchronise the clocks (chrony or PTP) or find what delays it")
+                             f" {self.clock_advice} or find what delays it")
         if -age * self.control.period_s > _AHEAD_S:
             raise ValueError(f"{what} of tick {tick} is {-age * self.control.period_s:.1f} s ahead of this computer's"
-                             f" clock, expected at most {_AHEAD_S} s; synchronise the clocks (chrony or PTP)")
+                             f" clock, expected at most {_AHEAD_S} s; {self.clock_advice}")
+
+    @property
+    def clock_advice(self) -> str:
+        """What to do about stamps that do not fit this node's time."""
+        return ONE_CLOCK if self.simulated_time else SYNCHRONISE
 
     def fail(self, error: BaseException) -> None:
         """End the process with exit code 1 because of `error`; safe from any thread."""

@@ -59,9 +59,14 @@ def main(name: str, argv: list[str] | None = None) -> int:
     priority.leave_realtime()  # the parameters say who has one, once it is active
     # Before torch is imported. Several processes with torch on all cores slow each other by 10-40 times.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from rlt_ros.ros.node import RltNode
+    try:
+        from rlt_ros.ros.node import RltNode
 
-    module = importlib.import_module(f"rlt_ros.nodes.{name}")
+        module = importlib.import_module(f"rlt_ros.nodes.{name}")
+    except Exception:
+        if stop.count:  # within an import SystemExit becomes an error of that import
+            return 0
+        raise
     found = [item for item in vars(module).values()
              if inspect.isclass(item) and issubclass(item, RltNode) and item.__module__ == module.__name__]
     if len(found) != 1:

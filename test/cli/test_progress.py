@@ -10,7 +10,7 @@ pytest.importorskip("rclpy")
 from rich.console import Console
 
 from rlt_ros.cli import progress
-from rlt_ros.cli.progress import DemosDisplay, Display
+from rlt_ros.cli.progress import DemosDisplay, DeployDisplay, Display
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.ros.watch import SILENT_S, Picture
 
@@ -130,3 +130,14 @@ def test_who_records_demonstrations_sees_what_is_kept_and_what_the_recorder_lose
     text = " ".join(" ".join(screen(display)).split())
     assert "17 of 60, 2 discarded" in text and "0003.mcap, 41.5 MB, 9000 messages, 7 lost" in text
     assert "force 12" in text and not any(word in text for word in ("learner", "replay", "policy"))
+
+
+def test_who_deploys_sees_the_policy_and_nothing_of_the_learner_and_the_replay_that_are_not_there(picture):
+    display = DeployDisplay(60, 0.0, Console(file=io.StringIO(), width=80))
+    display._observe(picture, time.monotonic())
+    rows = {name: words for name, words, _ in display._rows(picture, time.monotonic())}
+    assert rows["policy"] == "version 17" and rows["episode"].startswith("20, CRITICAL; 19 of 60 done")
+    assert not {"replay", "learner"} & set(rows)
+    picture.diagnostics["actor_node"] = ("active", {})
+    display._observe(picture, time.monotonic())
+    assert ("policy", "not loaded yet", "yellow") in display._rows(picture, time.monotonic())

@@ -59,7 +59,7 @@ def test_practice_that_goes_on_in_the_new_folder_is_learned_from(tmp_path, sessi
 
 
 @pytest.mark.parametrize("arguments, code, words", [
-    ([], 2, "needs --session"),
+    ([], 2, "required: --session, --out"),
     (["--session", "nowhere", "--out", "out"], 1, "has no journal"),
 ])
 def test_wrong_use_says_what_is_needed(tmp_path, monkeypatch, capsys, arguments, code, words) -> None:

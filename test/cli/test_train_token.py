@@ -67,7 +67,7 @@ def test_a_token_is_trained_and_reported_and_nodes_can_load_it(command, checkpoi
     assert "the embeddings of 24 pictures are there" in said and "is finished; this one begins anew" in said
 
     (out / "token_report.json").unlink()
-    report = ["train", "report", *command[2:]]
+    report = ["train", "report", *command[2:8], *command[12:]]  # without --steps and --batch
     assert main(report) == 0 and "What the RL token is worth" in capsys.readouterr().out
     again = json.loads((out / "token_report.json").read_text())
     assert again["reconstruction_true"] == pytest.approx(found["reconstruction_true"], rel=0.02)
@@ -135,8 +135,8 @@ def broken(folder: Path) -> None:
     (["--model", "nowhere"], 1, "nowhere: no VLA checkpoint"),
     (["--task", "reacher"], 1, "the VLA wants camera 'wrist', the task of these demonstrations has view"),
     (["--batch", "64"], 1, "batch is 64, but there are only 16 samples"),
-    (["--minutes", "1", "2"], 2, "--minutes: `rlt train token` takes one number"),
-    (["--every", "0"], 2, "--every 0: expected 1 or more"),
+    (["--minutes", "1", "2"], 2, "unrecognized arguments: 2"),
+    (["--every", "0"], 2, "--every: got '0', expected a whole number, at least 1"),
 ])  # fmt: skip
 def test_wrong_use_says_what_is_needed(command, tmp_path, capsys, monkeypatch, arguments, code, words):
     monkeypatch.chdir(tmp_path)
@@ -147,8 +147,10 @@ def test_wrong_use_says_what_is_needed(command, tmp_path, capsys, monkeypatch, a
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["vla", "--scenes", "256"], "--scenes 256: expected more than the 256 that are held out"),
-    (["vla", "--minutes", "1"], "--minutes: `rlt train vla` takes three numbers"),
-    (["report", "--every", "0"], "--every 0: expected 1 or more"),
+    (["vla", "--minutes", "1"], "--minutes: expected 3 arguments"),
+    (["report", "--every", "0"], "--every: got '0', expected a whole number, at least 1"),
+    (["report", "--alpha", "1"], "unrecognized arguments: --alpha 1"),
+    (["vla", "--set", "beta=1"], "unrecognized arguments: --set beta=1"),
 ])  # fmt: skip
 def test_numbers_that_leave_nothing_are_wrong_use(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import GetState
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import Image, Joy
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 
@@ -19,9 +19,10 @@ from rlt_ros.core.chunks import ControlClock, Source
 from rlt_ros.core.networks import Actor, Dims
 from rlt_ros.core.weights import pack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, RLState
+from rlt_ros.nodes.camera_node import CameraNode
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.ros import priority, qos
-from rlt_ros.ros.conversions import chunk_from_msg, header, packed, stamp_ns
+from rlt_ros.ros.conversions import chunk_from_msg, header, image_to_msg, packed, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE, SimulatedClock
 from rlt_ros.ros.supervisor import Supervisor, commands
@@ -134,6 +135,23 @@ def test_ticks_and_time_outs_follow_the_clock(graph, start, peer):
     assert executed[-1].source == Source.VLA
     graph.spin_until(lambda: told(begin + 6, lambda: executed[-1].tick == begin + 5), "silence of five ticks")
     assert executed[-1].source == Source.HOLD and node.gate.reason == "stale"
+
+
+def test_a_stamp_that_is_ahead_of_simulated_time_is_no_matter_of_synchronised_clocks(graph, start, peer):
+    node = start(CameraNode, use_sim_time=True)
+    tell = peer.say(Clock, CLOCK, qos.SENSOR)
+    say = peer.say(Image, "driver/wrist/image", qos.SENSOR)
+    picture = image_to_msg(np.full((48, 64, 3), 100, np.uint8), 110 * S)
+
+    def told() -> bool:
+        tell(Clock(clock=header(100 * S).stamp))
+        say(picture)
+        return "ahead of this computer's clock" in node.problem
+
+    graph.spin_until(told, "the refusal")
+    assert "set use_sim_time on all nodes" in node.problem and "synchronise" not in node.problem
+    with pytest.raises(ValueError, match="set use_sim_time on all nodes"):
+        node.expect_recent("candidate", node.control.tick(110 * S), None)
 
 
 def test_simulated_time_is_chosen_before_configure(start, graph):

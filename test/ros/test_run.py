@@ -116,6 +116,26 @@ def test_stopped_while_starting_is_exit_code_0(start) -> None:
     assert (process.returncode, err) == (0, "")
 
 
+def test_stopped_within_an_import_that_makes_an_error_of_it_is_exit_code_0(python: str) -> None:
+    script = """
+import importlib, sys, time
+from rlt_ros.ros import run
+def import_module(*_, **__):
+    try:
+        print("importing", flush=True)
+        time.sleep(60)
+    except SystemExit as end:
+        raise ImportError("initialization failed") from end
+importlib.import_module = import_module
+sys.exit(run.main("probe_node"))
+"""
+    with subprocess.Popen([python, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (0, "")
+
+
 def test_stopped_while_configuring_is_exit_code_0_and_does_not_wait(start) -> None:
     process = start("-p", "way:=load")
     assert process.stdout.readline() == "loading\n"
