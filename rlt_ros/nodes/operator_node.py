@@ -44,6 +44,9 @@ class OperatorNode(RltNode):
         rest_s: float = parameter(1.3, "pause after an episode", unit="s", low=0.0)
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
+        helps_after: int = parameter(
+            3, "episodes in a row without success, after which the person does one; 0: never", low=0
+        )
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
         hands_over: bool = parameter(True, "hands over when the critical phase begins; false: handover_node does")
         demonstrates: bool = parameter(False, "drives from start to end, as where demonstrations are recorded")
@@ -61,6 +64,7 @@ class OperatorNode(RltNode):
                 rest_s=p.rest_s,
                 intervention_share=p.intervention_share,
                 intervention_s=tuple(p.intervention_s),
+                helps_after=p.helps_after,
                 steering_noise_m=p.steering_noise_m,
                 hands_over=p.hands_over,
                 demonstrates=p.demonstrates,

@@ -14,6 +14,9 @@ import numpy as np
 from rlt_ros.core.episode import Outcome, Phase
 
 
+LOOKS_AGAIN_S = 2.0  # a person who steers for longer corrects what they believed
+
+
 @dataclass(frozen=True)
 class View:
     """What a person sees of the task at one moment: metres and radians, plug relative to jack."""
@@ -34,6 +37,7 @@ class Habits:
     intervention_share: float = 0.2  # of the episodes have an intervention
     intervention_after_s: tuple[float, float] = (1.0, 3.0)  # of critical phase without success
     intervention_s: tuple[float, float] = (0.8, 1.6)
+    helps_after: int = 3  # episodes in a row without success: the next one is done by hand.  0: never
     steering_noise_m: float = 0.0005  # standard deviation of the offset that the person believes to see
     hands_over: bool = True  # false: somebody else does
     demonstrates: bool = False  # drives from start to end, so that nobody has to hand over
@@ -66,6 +70,8 @@ class SimulatedPerson:
         self._scene_ready = False
         self._takeover: tuple[float, float] | None = None
         self._belief_error = np.zeros(3)
+        self._look_again_s = -np.inf
+        self._in_vain = 0  # episodes in a row without success
 
     def see(self, now_s: float, view: View) -> None:
         """Take in one view; `act` will know of it after the reaction time."""
@@ -84,7 +90,7 @@ class SimulatedPerson:
     def act(self, now_s: float, phase: Phase, outcome: Outcome = Outcome.NONE) -> Wish:
         """What the person does at `now_s`, given the episode's phase as the panel shows it."""
         if phase != self._phase:
-            self._enter(phase, now_s)
+            self._enter(phase, now_s, outcome)
         view = self._seen(now_s)
         # A request is repeated once a second until the phase shows that it was heard.
         may_ask = now_s - self._asked_s > 1.0
@@ -93,17 +99,22 @@ class SimulatedPerson:
             self._asked_s = now_s
         return Wish([request] if request else [], self._stick(now_s, view))
 
-    def _enter(self, phase: Phase, now_s: float) -> None:
+    def _enter(self, phase: Phase, now_s: float, outcome: Outcome) -> None:
         self._phase, self._phase_since_s = phase, now_s
         self._reaction_s = self._between(self.habits.reaction_s)
         self._asked_s = -np.inf
         self._takeover = None
         if phase == Phase.ENDED:
             self._scene_ready = False
-        if phase == Phase.CRITICAL and self.random.random() < self.habits.intervention_share:
-            begin = now_s + self._between(self.habits.intervention_after_s)
-            self._takeover = (begin, begin + self._between(self.habits.intervention_s))
-            self._belief_error = self.random.normal(0.0, self.habits.steering_noise_m, 3)
+            self._in_vain = 0 if outcome is Outcome.SUCCESS else self._in_vain + (outcome is not Outcome.ABORTED)
+        if phase == Phase.CRITICAL:
+            helps = 0 < self.habits.helps_after <= self._in_vain
+            if helps:
+                self._takeover = (now_s, np.inf)
+            elif self.random.random() < self.habits.intervention_share:
+                begin = now_s + self._between(self.habits.intervention_after_s)
+                self._takeover = (begin, begin + self._between(self.habits.intervention_s))
+            self._look_again_s = -np.inf
 
     def _request(self, now_s: float, view: View | None) -> str:
         if self._phase == Phase.ENDED:
@@ -125,6 +136,9 @@ class SimulatedPerson:
     def _stick(self, now_s: float, view: View | None) -> np.ndarray | None:
         if self._takeover is None or view is None or not self._takeover[0] <= now_s <= self._takeover[1]:
             return None
+        if now_s >= self._look_again_s:
+            self._look_again_s = now_s + LOOKS_AGAIN_S
+            self._belief_error = self.random.normal(0.0, self.habits.steering_noise_m, 3)
         offset = view.offset + self._belief_error
         if not np.isfinite(offset).all():
             return None  # the task does not say where the goal is: no idea where to steer
