@@ -21,6 +21,7 @@ from rlt_ros.core.handover import HandOverError, Report
 from rlt_ros.core.intervals import median_interval, wilson
 from rlt_ros.data.changes import read_changes
 from rlt_ros.data.episodes import EpisodeRecord, read_episodes
+from rlt_ros.data.files import write_whole
 from rlt_ros.data.handover import read_report
 
 DEFAULT_RATE_HZ = 50.0
@@ -122,7 +123,7 @@ def write_report(session: Path) -> Path:
 </body></html>
 """
     path = session / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 

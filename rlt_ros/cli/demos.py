@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--episodes", type=at_least(1), metavar="N",
         help="how many (default: 400; with --teleop until Ctrl-C, kept ones count)",
     )  # fmt: skip
-    prior.add_argument("--episodes", type=int, default=400)
+    prior.add_argument("--episodes", type=at_least(1), default=400, metavar="N", help="at most so many (default: 400)")
     record.add_argument("--seed", type=int, default=0, help="seed of the first episode")
     record.add_argument("--processes", type=at_least(1), default=2)
     record.add_argument(

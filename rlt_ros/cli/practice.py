@@ -30,6 +30,7 @@ from rlt_ros.cli.domain import free_domain, stay_here
 from rlt_ros.cli.progress import Display
 from rlt_ros.core.parameters import damaged, read_parameters
 from rlt_ros.data.episodes import read_episodes
+from rlt_ros.data.files import write_whole
 
 LOG_TAIL = 15  # lines
 
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     session.mkdir(parents=True, exist_ok=True)
     lock = only_user(session)  # noqa: F841 - held until this returns
     text = "# Parameters of this session, as ROS reads them; config/practice.yaml explains each.\n"
-    (session / "config.yaml").write_text(text + yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_whole(session / "config.yaml", text + yaml.safe_dump(config, sort_keys=False))
     print(f"session {session}" + (f", resumed after {len(read_episodes(session))} episodes" if resumed else ""))
     code = 0
     try:
@@ -189,14 +190,14 @@ def evaluate(session: Path, side: str, args: argparse.Namespace, policy: str, mo
     result = measure(args.task, policy, args.eval_episodes, args.seed, progress, session_settings(session)[0], model)
     print(f"{side} practice: {result['successes']} of {result['episodes']} episodes succeed" + 20 * " ")
     evaluations = report.read_evaluations(session) | {side: result}
-    (session / report.EVALUATIONS).write_text(json.dumps(evaluations, indent=2) + "\n", encoding="utf-8")
+    write_whole(session / report.EVALUATIONS, json.dumps(evaluations, indent=2) + "\n")
 
 
 def practise(session: Path, args: argparse.Namespace) -> int:
     """Run all processes until the person has had enough; return 0, or 1 when a process died."""
 
     def keep(picture) -> None:
-        (session / "loops.json").write_text(json.dumps(picture.loops(), indent=2) + "\n", encoding="utf-8")
+        write_whole(session / "loops.json", json.dumps(picture.loops(), indent=2) + "\n")
 
     from rlt_ros.ros.supervisor import commands
 

@@ -354,6 +354,7 @@ def train_rl(args: argparse.Namespace) -> int:
         show(learner.updates, total, {})
     learner.version = 1
     learner.forget(0)  # practice that goes on in `out` numbers its own transitions from 0
+    learner.forgive()  # and pays for these only: fewer or more updates than utd were asked for
     args.out.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         shutil.copyfile(path, args.out / "config.yaml")

@@ -212,6 +212,10 @@ class Learner:
             self.forgiven += owed - self.config.max_backlog
         return max(0, min(owed, self.config.max_backlog))
 
+    def forgive(self) -> None:
+        """Owe nothing for what was counted, whether fewer updates were made or more."""
+        self.forgiven = math.floor(self.config.utd * self.transitions) - self.updates
+
     def step(self) -> dict[str, float]:
         """One update; its metrics.  ValueError when the buffer is empty."""
         start = time.perf_counter()
@@ -295,10 +299,14 @@ class Learner:
         payload = buffer.getvalue()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)  # takes no space of a full disk
+            raise
         if keep:
             _keep_as(temporary, path.with_name(f"{path.stem}-{self.updates:09d}{path.suffix}"))
             kept = path.parent.glob(f"{path.stem}-*{path.suffix}")

@@ -55,8 +55,9 @@ class EpisodeRecorder:
         self.settle_ticks = 2 * latency_ticks if settle_ticks is None else settle_ticks
         self.next_sequence = first_sequence
         self.skipped: Counter[str] = Counter()
-        self._tokens = TokenBuffer(latency_ticks, max_age_ticks, keep=HISTORY_TICKS)
-        self._references = ReferenceBuffer(latency_ticks, max_age_ticks, keep=HISTORY_TICKS)
+        # As the other streams: what is held back, or a whole demonstration, may be longer than the history.
+        self._tokens = TokenBuffer(latency_ticks, max_age_ticks, keep=KEPT_TICKS)
+        self._references = ReferenceBuffer(latency_ticks, max_age_ticks, keep=KEPT_TICKS)
         self._history = max(HISTORY_TICKS, max_age_ticks + chunk_steps)
         self._proprio: dict[int, np.ndarray] = {}
         self._executed: dict[int, tuple[np.ndarray, Source]] = {}

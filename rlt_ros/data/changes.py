@@ -20,10 +20,10 @@ def record_change(session: str | Path, node: str, name: str, value: object) -> N
 
 
 def read_changes(session: str | Path) -> list[dict]:
-    """All changes of a session in order: time (s since 1970), node, name, value. A torn last line is skipped."""
+    """All changes of a session in order: time (s since 1970), node, name, value. A torn or damaged line is skipped."""
     path = Path(session) / FILE
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:

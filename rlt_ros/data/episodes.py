@@ -51,12 +51,12 @@ def append_line(path: Path, text: str) -> None:
 
 
 def read_episodes(session: Path) -> list[EpisodeRecord]:
-    """All finished episodes of a session, in order; a torn last line of a killed process is skipped."""
+    """All finished episodes of a session, in order; a torn or damaged line is skipped."""
     path = session / FILE
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             records.append(EpisodeRecord(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):

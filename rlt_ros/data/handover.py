@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from rlt_ros.core.handover import Approach, Classifier, HandOverError, Report, report_from_text, report_text
+from rlt_ros.data.files import write_whole
 
 FOLDER, REPORT = "handover", "report.json"
 ARRAYS = ("ticks", "heard", "tokens", "proprios")
@@ -25,7 +25,7 @@ def save_approach(session: Path, approach: Approach) -> Path:
     about = {name: getattr(approach, name) for name in ("episode", "start_tick", "press_tick", "period_s")}
     arrays = {name: np.ascontiguousarray(getattr(approach, name)) for name in ARRAYS}
     path = Path(session) / FOLDER / "approaches" / f"{approach.episode:06d}-{approach.start_tick}.safetensors"
-    _write(path, save(arrays, {"approach": json.dumps(about)}))
+    write_whole(path, save(arrays, {"approach": json.dumps(about)}))
     return path
 
 
@@ -57,8 +57,8 @@ def _read_approach(path: Path) -> Approach:
 def save_classifier(session: Path, classifier: Classifier, report: Report) -> None:
     """Replace the session's classifier and its report; OSError when the disk refuses."""
     folder = Path(session) / FOLDER
-    _write(folder / "classifier.safetensors", classifier.pack())
-    _write(folder / REPORT, report_text(report, classifier.threshold).encode())
+    write_whole(folder / "classifier.safetensors", classifier.pack())
+    write_whole(folder / REPORT, report_text(report, classifier.threshold).encode())
 
 
 def load_classifier(session: Path) -> tuple[Classifier, Report]:
@@ -85,23 +85,3 @@ def read_report(session: Path) -> Report | None:
         return report_from_text(path.read_text(encoding="utf-8"))
     except (HandOverError, UnicodeDecodeError) as error:
         raise HandOverError(f"{path}: {error}; rlt train handover --session DIR writes it again") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and synced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)

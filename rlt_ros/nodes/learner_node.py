@@ -307,7 +307,7 @@ class LearnerNode(RltNode):
             return self.unsaved
         q, anchor = self.means.get("q_max", 0.0), self.means.get("anchor", 0.0)
         low = self.means.get("q_mean", 0.0)
-        if q > 1.0 + Q_TOLERANCE or low < -Q_TOLERANCE:
+        if not (q <= 1.0 + Q_TOLERANCE and low >= -Q_TOLERANCE):  # or no number
             return f"Q is out of range: mean {low:.2f}, largest {q:.2f}, returns are within [0, 1]"
         if anchor > ANCHOR_ALARM:
             return (

@@ -16,6 +16,7 @@ from rlt_ros.cli.main import main
     (["deploy", "--speed", "inf", "--session", "nosuch"], "--speed is inf, expected 0 or more"),
     (["train", "vla", "--threads", "0"], "--threads: got '0', expected a whole number, at least 1"),
     (["train", "rl", "--updates", "-3"], "--updates: got '-3', expected a whole number, at least 1"),
+    (["demos", "prior", "--episodes", "-2"], "--episodes: got '-2', expected a whole number, at least 1"),
     (["demos", "record", "--episodes", "x"], "--episodes: got 'x', expected a whole number, at least 1"),
     (["demos", "import", "--from", "mcap", "x", "--skip", "-1"], "--skip: got '-1', expected a whole number"),
 ])  # fmt: skip

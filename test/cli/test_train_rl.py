@@ -58,6 +58,19 @@ def test_practice_that_goes_on_in_the_new_folder_is_learned_from(tmp_path, sessi
     assert learner.transitions == 30 + 12
 
 
+@pytest.mark.parametrize("updates", [3, 400])
+def test_practice_that_goes_on_owes_what_its_own_transitions_are_due(tmp_path, session, transition, updates) -> None:
+    out, recorded = tmp_path / "out", session(tmp_path / "a", 30)
+    command = ["train", "rl", "--session", str(recorded), "--out", str(out), "--updates", str(updates)]
+    assert main([*command, "--set", "utd=2"]) == 0
+    config = TD3Config(hidden=(8, 8), batch_size=8, min_buffer=8, utd=2.0, warm_successes=0)
+    learner = Learner(config, checkpoint_dims(out / "checkpoints" / "learner.ckpt"), out)
+    learner.load()
+    for i in range(12):
+        learner.add(transition(i))
+    assert learner.updates == updates and learner.due() == 2 * 12
+
+
 @pytest.mark.parametrize("arguments, code, words", [
     ([], 2, "required: --session, --out"),
     (["--session", "nowhere", "--out", "out"], 1, "has no journal"),

@@ -1,3 +1,4 @@
+import errno
 import os
 from dataclasses import replace
 
@@ -273,6 +274,21 @@ def test_a_resumed_learner_goes_on_bit_for_bit(tmp_path, rlpd):
     for one, two in zip(expected, found):
         for name in ("critic_loss", "actor_loss", "q_mean", "anchor", "target_mean"):
             assert one[name] == two[name]
+
+
+def test_a_full_disk_leaves_the_checkpoint_and_nothing_half_written(tmp_path, monkeypatch):
+    learner = filled(session_dir=tmp_path)
+    path = learner.save(keep=2)
+    before = path.read_bytes()
+    learner.step()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        learner.save(keep=2)
+    assert path.read_bytes() == before and not list(path.parent.glob("*.tmp"))
 
 
 def test_a_resumed_learner_owes_nothing_twice(tmp_path):

@@ -200,6 +200,7 @@ def test_prior_session_that_is_none_fails_at_configure(make, tmp_path, quick):
 @pytest.mark.parametrize("means, words", [
     ({"q_max": 1.5}, "Q is out of range"),
     ({"q_mean": -0.5}, "Q is out of range"),
+    ({"q_mean": float("nan"), "q_max": float("nan")}, "Q is out of range"),
     ({"anchor": 0.9}, "the actor is far from the reference"),
     ({"q_max": 1.1, "q_mean": 0.3, "anchor": 0.1}, ""),
 ])

@@ -71,6 +71,16 @@ def test_pictures_may_come_as_often_or_seldom_as_they_like(demo, every, latency)
     assert found[-1].terminated and found[-1].rewards.max() == 1.0
 
 
+def test_a_long_demonstration_is_used_from_its_beginning(demo):
+    steps, every, begins = 1400, 2, 10
+    found, recorder = transitions(
+        demo, Blind(), images=np.zeros((steps // every, 2, 8, 8, 3), np.uint8), frame_tick=np.arange(0, steps, every),
+        proprio=np.resize(demo["proprio"][:1], (steps, demo["proprio"].shape[1])), action=np.zeros((steps, 4)),
+        critical_tick=np.asarray(begins),
+    )  # fmt: skip
+    assert found[0].tick == 1000 + begins and len(found) == (steps - begins) // 2 and not recorder.skipped
+
+
 @pytest.mark.parametrize(("name", "says"), [("proprio", "tick 30: proprio is"), ("action", "tick 30: action is")])
 def test_what_is_not_finite_names_its_tick(demo, name, says):
     spoilt = demo[name].copy()
