@@ -77,7 +77,7 @@ CAUSES = {
 }
 HELD = {  # where underscores for spaces are not enough
     "estop": "emergency stop",
-        "two_publishers": "two nodes on one topic",
+    "two_publishers": "two nodes on one topic",
     "teleop_lost": "gamepad node lost",
     "episode_lost": "episode node lost",
     "no_joints": "joints unknown",
