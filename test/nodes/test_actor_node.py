@@ -471,3 +471,13 @@ def test_tokens_and_weights_of_two_nodes_are_refused_until_one_is_gone(graph, dr
     driven.until(graph, Phase.CRITICAL, lambda: "stop one of them" not in said(driven), "the end of it")
     driven.weights(weights(4))
     driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+
+
+def test_tokens_of_another_vla_than_the_policys_are_refused(graph, driven):
+    """A VLA that was started again with another model must not end the actor."""
+    driven.weights(weights(3))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+    sizes = np.ones(8), np.zeros(14)
+    other = lambda: driven.state(state_to_msg(TokenFrame(driven.peer.tick(), *sizes), driven.peer.clock))  # noqa: E731
+    graph.spin_until(lambda: (other(), driven.node.rejected["vla/rl_state"] > 0)[1], "the refusal")
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
