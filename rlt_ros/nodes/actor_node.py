@@ -142,8 +142,8 @@ class ActorNode(RltNode):
         self.expect_one(self.tokens_from)
         if self.version and len(frame.token) != self.token_dim:
             raise ValueError(
-                f"RL token has {len(frame.token)} numbers, the policy in use takes {self.token_dim}; start vla_node with"
-                " the model that the policy was trained with, or actor_node again"
+                f"RL token has {len(frame.token)} numbers, the policy in use takes {self.token_dim}; start vla_node"
+                " with the model that the policy was trained with, or actor_node again"
             )
         self.commander.add_state(frame)
         self.token_dim = len(frame.token)

@@ -39,8 +39,8 @@ class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
     Subscribes: command/candidate (ActionChunk), proprio (Proprio), vla/reference (ActionChunk), human/command
-    (ActionChunk), episode/state, its own safety/state to notice a second gate, and with `arm.joints` driver/joint_states (JointState) and, where `arm.urdf` says so,
-    robot_description (String).
+    (ActionChunk), episode/state, its own safety/state to notice a second gate, and with `arm.joints`
+    driver/joint_states (JointState) and, where `arm.urdf` says so, robot_description (String).
     Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and what the controller
     of the `interface` hears (rlt_ros/ros/outputs.py).  Services: safety/stop (latches), safety/release.
     """
