@@ -164,7 +164,7 @@ class Commander:
         self._human_age += 1
         if self._human_age > self.human_timeout:
             raise _Hold("human command lost; release or press the dead-man again")
-        if self._taken_over is None:
+        if self._taken_over is None or tick < self._taken_over[0]:  # the clock was set back
             self._taken_over = tick, self._before(tick)
         since, before = self._taken_over
         # The person has a say from the first tick on: the action before it counts 2/3, 1/3, 0.

@@ -298,7 +298,7 @@ class SafetyGate:
             self._away = [v / length for v in limits.retreat_direction]
         self.watch_joints = watch_joints
         self.joints: JointGuard | None = None
-        self.rivals = ""  # who else sends candidates; "": nobody
+        self.rivals = ""  # who sends where one alone may send; "": nobody else
         self.repeated = 0  # candidates for a tick that had one already, or older: two senders look so
         self.counts = {cause: 0 for cause in self.CAUSES}
         self.reason = self.detail = ""

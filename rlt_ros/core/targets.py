@@ -21,6 +21,7 @@ STRAY = 1.5  # leashes: what is further off was not left behind but moved
 ANCHOR_TICKS = 10
 # How fast joints that are behind the Cartesian target may make up for it: m/s and rad/s.
 SLACK_M_S, SLACK_RAD_S = 0.025, 0.25
+TOLERANCE_M = 0.001  # out of the box by first-order errors, along a wall
 
 Box = tuple[Sequence[float], Sequence[float]]  # lower and upper corner, m
 
@@ -203,9 +204,16 @@ class JointTargets:
             motion = np.concatenate([position - point.at, vector_of(rotation @ point.facing.T)])
             change = self._arm.step(point.joints, motion)
         there = self._at(self._bounded(point.joints, change))
+        # A turn that the arm cannot make in place moves the tool, too: not out of the box.
+        if self._outside(there.at) > max(self._outside(point.at), TOLERANCE_M):
+            there = self._at(self._bounded(point.joints, np.zeros_like(change)))
         behind = shortened(position - there.at, SLACK_M_S * self._period_s)
         turned = shortened(vector_of(rotation @ there.facing.T), SLACK_RAD_S * self._period_s)
         return replace(there, position=there.at + behind, rotation=turn(turned) @ there.facing)
+
+    def _outside(self, at: np.ndarray) -> float:
+        """How far out of the box a place is, m, on its worst axis; 0 inside."""
+        return 0.0 if self._box is None else max(0.0, *(np.subtract(self._box[0], at)), *(np.subtract(at, self._box[1])))
 
     def _bounded(self, joints: np.ndarray, change: np.ndarray) -> np.ndarray:
         """`joints` after as much of `change` as limits and leash allow."""

@@ -17,6 +17,7 @@ from rlt_ros.ros.conversions import chunk_from_msg, packed
 from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
+from rlt_ros.ros.rivals import Sender
 from rlt_ros.ros.wire import chunk_to_wire, proprio_from_wire, state_from_wire
 from rlt_ros.sim.task import load_task
 
@@ -95,12 +96,19 @@ class ActorNode(RltNode):
         self.candidates = self.publish(ActionChunk, "command/candidate", qos.COMMAND)
         self.chunks = self.publish(ActionChunk, "actor/chunk", qos.EVENT)
         self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
-        self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT, raw=True)
+        # The gate looks at what both of them hear. Tokens may overtake each other, but each has a frame of its own.
+        tokens = self.subscribe(RLState, "vla/rl_state", self.on_state, qos.EVENT, raw=True)
+        self.tokens_from = Sender(self, tokens)
+        self.token_tick = -1
+        self.senders = [self.tokens_from]
         self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
         self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
         self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
         if p.weights == "learner":
-            self.subscribe(PolicyWeights, "learner/weights", self.on_weights, qos.STATE)
+            learned = self.subscribe(PolicyWeights, "learner/weights", self.on_learned, qos.STATE)
+            self.weights_from = Sender(self, learned)
+            self.senders.append(self.weights_from)
+        self.every(1.0, self.look_for_rivals, wall=True)
         # Checking and unpacking takes milliseconds: no tick waits for it.
         self.unpacking = LatestWorker("weights", self.take_weights, self.fail)
         self.on_undo(self.unpacking.close)
@@ -129,6 +137,14 @@ class ActorNode(RltNode):
     def on_state(self, data: bytes) -> None:
         frame = state_from_wire(data, proprio_dim=self.task.proprio_dim)
         self.expect_recent("RL token", frame.tick, None)
+        self.tokens_from.doubled += frame.tick == self.token_tick
+        self.token_tick = frame.tick
+        self.expect_one(self.tokens_from)
+        if self.version and len(frame.token) != self.token_dim:
+            raise ValueError(
+                f"RL token has {len(frame.token)} numbers, the policy in use takes {self.token_dim}; start vla_node"
+                " with the model that the policy was trained with, or actor_node again"
+            )
         self.commander.add_state(frame)
         self.token_dim = len(frame.token)
         if self.latest_weights is not None:
@@ -166,6 +182,19 @@ class ActorNode(RltNode):
         msg = PolicyWeights(version=version, sha256=sha256, hmac=sign(data, self.key))
         msg.data = packed(np.frombuffer(data, np.uint8), "B")
         return msg
+
+    def look_for_rivals(self) -> None:
+        for sender in self.senders:
+            sender.look()
+
+    def expect_one(self, sender: Sender) -> None:
+        """ValueError while two send what nobody can tell apart."""
+        if sender.rivals:
+            raise ValueError(f"two nodes send on {sender.rivals}; stop one of them")
+
+    def on_learned(self, msg: PolicyWeights) -> None:
+        self.expect_one(self.weights_from)
+        self.on_weights(msg)
 
     def on_weights(self, msg: PolicyWeights) -> None:
         self.latest_weights = msg
@@ -242,6 +271,8 @@ class ActorNode(RltNode):
 
     def trouble(self) -> str:
         """What somebody must see to, or ""."""
+        if two := "; ".join(sender.rivals for sender in self.senders if sender.rivals):
+            return f"two nodes send on a topic that one alone may send on: stop one of them ({two})"
         held_s = self.now_s() - self.moved_s
         if held_s > HELD_S:
             return f"holds the robot for {held_s:.1f} s: {self.hold_reason}"

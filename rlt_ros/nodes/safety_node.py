@@ -1,5 +1,6 @@
 """The last word before the robot: let through what is safe, hold still otherwise."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from rlt_ros.ros import outputs, qos
 from rlt_ros.ros.conversions import chunk_from_msg, header, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
+from rlt_ros.ros.rivals import Sender
 from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
 from rlt_ros.ros.wire import chunk_from_wire, chunk_to_wire, proprio_from_wire
 from rlt_ros.sim.task import load_task
 
 # What the operator reads while one of these holds the robot; the others are part of every session.
 EXPLAIN = {
-    "two_publishers": "two nodes send on command/candidate: stop one of them",
+    "two_publishers": "two nodes send on a topic that one alone may send on: stop one of them",
     "teleop_lost": "a person steers, but human/command is silent: is teleop_node alive?",
     "episode_lost": "an episode runs, but episode/state is silent: is episode_node alive?",
     "no_joints": "where the robot's joints or its tool are is not known: is its driver alive?",
@@ -37,8 +39,8 @@ class SafetyNode(RltNode):
     """Check each candidate the moment it comes; when none comes for a tick, the watchdog bridges it or holds.
 
     Subscribes: command/candidate (ActionChunk), proprio (Proprio), vla/reference (ActionChunk), human/command
-    (ActionChunk), episode/state, and with `arm.joints` driver/joint_states (JointState) and, where `arm.urdf` says so,
-    robot_description (String).
+    (ActionChunk), episode/state, its own safety/state to notice a second gate, and with `arm.joints`
+    driver/joint_states (JointState) and, where `arm.urdf` says so, robot_description (String).
     Publishes: command/executed (ActionChunk, one a tick), safety/state (SafetyState, latched), and what the controller
     of the `interface` hears (rlt_ros/ros/outputs.py).  Services: safety/stop (latches), safety/release.
     """
@@ -101,13 +103,23 @@ class SafetyNode(RltNode):
         self.proprio_tick = -1
         self.sent_tick = -1
         self.reported: tuple = ()
+        self.rivals: dict[Sender, str] = {}
+        self.reference_tick = self.human_tick = -1
+        self.episodes: tuple = None, None  # what the newest two different states said
+        self.stamps: deque[tuple[int, int]] = deque(maxlen=20)  # of this gate's own newest states
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
-        self.candidates = self.subscribe(ActionChunk, "command/candidate", self.on_candidate, qos.NEWEST, raw=True)
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
-        self.subscribe(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
-        self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND)
-        self.subscribe(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        # Each of these has one sender; of two, neither knows what the other does.
+        sender = lambda *heard, chance=1, **how: Sender(self, self.subscribe(*heard, **how), chance)  # noqa: E731
+        self.candidate_from = sender(
+            ActionChunk, "command/candidate", self.on_candidate, qos.NEWEST, raw=True, chance=0
+        )
+        self.proprio_from = sender(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
+        self.reference_from = sender(ActionChunk, "vla/reference", self.on_reference, qos.EVENT)
+        # What a person who takes over does is said at once, and again at its tick's own time.
+        self.human_from = sender(ActionChunk, "human/command", self.on_human, qos.COMMAND, chance=5)
+        self.episode_from = sender(EpisodeState, "episode/state", self.on_episode, qos.STATE)
+        self.state_from = sender(SafetyState, "safety/state", self.on_state, qos.STATE, chance=0)
         if self.book.names:
             self.subscribe(JointState, "driver/joint_states", self.on_joint_states, qos.SENSOR)
         if self.watched and p.arm.urdf == DESCRIPTION:
@@ -116,7 +128,8 @@ class SafetyNode(RltNode):
         self.trigger("safety/release", self.on_release)
         self.every_tick(self.on_watchdog, self.params.watchdog_phase)
         self.every(1.0, lambda: self.report(force=True))
-        self.every(0.2, self.look_for_rivals)
+        self.every(0.2, self.look_for_second_actor)
+        self.every(1.0, self.look_for_rivals, wall=True)
 
     def watch(self, urdf: str) -> None:
         """Watch the joints with the text of a URDF, "" without one; ValueError says what does not fit."""
@@ -147,19 +160,28 @@ class SafetyNode(RltNode):
     def on_proprio(self, data: bytes) -> None:
         tick, proprio = proprio_from_wire(data, self.task.proprio_dim)
         self.expect_recent("proprioception", tick, self.params.max_age_ticks)
+        self.proprio_from.doubled += tick <= self.proprio_tick
         self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s = self.now_s()
 
     def on_reference(self, msg: ActionChunk) -> None:
         self.expect_recent("reference", msg.observation_tick, None)
+        self.reference_from.doubled += msg.observation_tick <= self.reference_tick
+        self.reference_tick = msg.observation_tick
         self.gate.add_reference(chunk_from_msg(msg, self.task.action_dim))
 
     def on_human(self, msg: ActionChunk) -> None:
         chunk = chunk_from_msg(msg, self.task.action_dim)  # what cannot be read, or is late, is no sign of life
+        self.human_from.doubled += chunk.tick <= self.human_tick
+        self.human_tick = chunk.tick
         self.expect_recent("human command", chunk.tick, human_timeout_steps(self.control.period_s))
         self.gate.hear_human(self.now_s())
 
     def on_episode(self, msg: EpisodeState) -> None:
+        said = msg.episode, msg.phase, msg.outcome, msg.start_tick
+        if said != self.episodes[1]:
+            self.episode_from.doubled += said == self.episodes[0]  # to and fro: one node does not go back
+            self.episodes = self.episodes[1], said
         self.gate.hear_episode(Phase(msg.phase) in (Phase.APPROACH, Phase.CRITICAL), self.now_s())
 
     def on_description(self, msg: String) -> None:
@@ -190,21 +212,21 @@ class SafetyNode(RltNode):
         """The joints that are wanted and too old."""
         return self.book.lacking(self.now_s() - self.params.proprio_timeout_s)
 
-    def look_for_rivals(self) -> None:
-        """Who sends candidates beside the actor: another node by its name, another of the same name by what it sends.
+    def on_state(self, msg: SafetyState) -> None:
+        self.state_from.doubled += (msg.header.stamp.sec, msg.header.stamp.nanosec) not in self.stamps
 
-        The second, because DDS lists the dead process of an actor that was started again for as long as half a minute.
-        """
-        repeated, self.gate.repeated = self.gate.repeated, 0
-        if self.candidates.get_publisher_count() < 2:
-            self.gate.rivals = ""
-            return
-        found = self.get_publishers_info_by_topic(self.candidates.topic_name)
-        names = sorted({f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in found})
-        if len(names) > 1 or repeated:
-            if not self.gate.rivals:
-                self.get_logger().error(f"two nodes command ({', '.join(names)}): the robot is held")
-            self.gate.rivals = f"{len(found)} publishers, of {', '.join(names)}"
+    def look_for_second_actor(self) -> None:
+        """Oftener than for others, as what it sends is a motion."""
+        self.candidate_from.doubled, self.gate.repeated = self.gate.repeated, 0
+        self.judge(self.candidate_from)
+
+    def look_for_rivals(self) -> None:
+        self.judge(self.proprio_from, self.reference_from, self.human_from, self.episode_from, self.state_from)
+
+    def judge(self, *senders: Sender) -> None:
+        """Look at `senders`: the gate holds while there are two on any topic."""
+        self.rivals |= {sender: sender.look() for sender in senders}
+        self.gate.rivals = "; ".join(filter(None, self.rivals.values()))
 
     def on_candidate(self, data: bytes) -> None:
         try:
@@ -271,9 +293,11 @@ class SafetyNode(RltNode):
         if force or present != self.reported:
             self.reported = present
             causes = [cause for cause, count in self.gate.counts.items() if count]
+            top = header(self.now_ns())
+            self.stamps.append((top.stamp.sec, top.stamp.nanosec))
             self.state.publish(
                 SafetyState(
-                    header=header(self.now_ns()),
+                    header=top,
                     estop=present[0],
                     holding=present[1],
                     reason=present[2],

@@ -53,7 +53,7 @@ CAUSES = {
     "old_tick": "commands refused: older than one before",
     "wrong_joints": "joint states refused: names missing or values not finite",
     "estop": "ticks held: emergency stop",
-    "two_publishers": "ticks held: two nodes sent commands",
+    "two_publishers": "ticks held: two nodes sent what one alone may send",
     "no_command": "ticks held: nobody has commanded yet",
     "stale": "ticks held: the newest command was too old",
     "exhausted": "ticks held: the command had no action for them",
@@ -77,7 +77,7 @@ CAUSES = {
 }
 HELD = {  # where underscores for spaces are not enough
     "estop": "emergency stop",
-    "two_publishers": "two nodes command",
+    "two_publishers": "two nodes on one topic",
     "teleop_lost": "gamepad node lost",
     "episode_lost": "episode node lost",
     "no_joints": "joints unknown",

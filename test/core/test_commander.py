@@ -278,6 +278,18 @@ def test_a_human_who_takes_over_again_begins_with_what_was_done_in_between():
     assert executed(c, range(109, 112)) == [0.3, 0.0, -0.3]
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["begun anew", "not told"])
+def test_a_human_who_steers_while_the_clock_is_set_back_is_obeyed(told):
+    c = commander(join_ticks=4)
+    for tick in range(1000, 1010):
+        c.set_human(np.array([0.3, 0.0]))
+        c.step(tick, PROPRIO)
+    if told:
+        c.begin_anew()
+    c.set_human(np.array([0.3, 0.0]))
+    assert executed(c, [500, 501, 502]) == [0.1, 0.2, 0.3]  # from rest, as nobody knows what was before
+
+
 def test_without_joining_the_human_is_obeyed_at_once():
     c = commander(policy=constant(0.5))
     executed(c, range(100, 106))

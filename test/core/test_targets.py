@@ -306,3 +306,20 @@ def test_joint_targets_do_not_take_the_tool_out_of_the_box(arm):
         plan = targets.plan(tick, np.array([[0.001, 0.0, -0.001, 0.0]]))
     (x, _, z), (x0, _, _) = arm.pose(plan.positions[0])[0], arm.pose(START)[0]
     assert z == pytest.approx(floor, abs=2e-4) and x > x0 + 0.015  # along the floor it goes on
+
+
+@pytest.mark.parametrize("lag", [1.0, 0.5], ids=["at once", "behind"])
+def test_joint_targets_keep_a_tool_that_turns_in_its_box(arm, lag):
+    """Also in postures in which the arm cannot turn the tool in place."""
+    rng = np.random.default_rng(0)
+    furthest = 0.0
+    for _ in range(12):
+        joints = rng.uniform(-0.9, 0.9, 6)
+        middle, _ = arm.pose(joints)
+        targets = JointTargets(arm.limits, 0.02, 0.02, arm, (middle - 0.02, middle + 0.02))
+        for tick in range(120):
+            targets.observe(joints)
+            plan = targets.plan(tick, np.tile([0.0, 0.0, 0.0, 0.015], (3, 1)))
+            joints = joints + lag * (plan.positions[0] - joints)
+            furthest = max(furthest, np.abs(arm.pose(joints)[0] - middle).max())
+    assert furthest < 0.0215

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import spoils
 from rclpy.node import Node
-from rig import CLOCK, STILL_TICKS, Rig
+from rig import CLOCK, STILL_TICKS, WIRED, Rig
 from spoils import Changed, Late, Swapped
 
 from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
-from rlt_ros.msg import ActionChunk
+from rlt_ros.msg import ActionChunk, SafetyState
 from rlt_ros.panel.link import SILENT_S
 from rlt_ros.ros import qos
 
@@ -295,23 +295,46 @@ def stopped(rig: Rig) -> Callable[[], None]:
     return lambda: None
 
 
-def rival(rig: Rig) -> Callable[[], None]:
-    """A second node that commands, and wildly."""
+def rival(topic: str, spoil: Callable = lambda msg: msg) -> Callable[[Rig], Callable[[], None]]:
+    """A second node that sends on the topic: what comes there, spoilt."""
+
+    def begin(rig: Rig) -> Callable[[], None]:
+        node = Node("rival")
+        msg_type, profile, _ = WIRED[topic]
+        publisher = node.create_publisher(msg_type, topic, profile)
+
+        def both(msg) -> tuple:  # noqa: ANN001
+            publisher.publish(spoil(msg))
+            return (msg,)
+
+        unwire = on(topic, lambda: both)(rig)
+
+        def end() -> None:
+            unwire()
+            node.destroy_node()
+
+        return end
+
+    return begin
+
+
+def wild(msg: ActionChunk) -> ActionChunk:
+    return ActionChunk(
+        header=msg.header, tick=msg.tick, source=msg.source, steps=1, action_dim=4, actions=[1.0, -1.0, 1.0, -1.0]
+    )
+
+
+def two(topic: str) -> tuple:
+    """What the operator is told of two nodes on a topic."""
+    return Reason("two_publishers"), Says("safety_node", f"{topic}: 2 publishers")
+
+
+def second_gate(rig: Rig) -> Callable[[], None]:
+    """Or whoever says what a gate does."""
     node = Node("rival")
-    publisher = node.create_publisher(ActionChunk, "command/candidate", qos.COMMAND)
-
-    def both(msg) -> tuple:  # noqa: ANN001
-        publisher.publish(ActionChunk(
-            header=msg.header, tick=msg.tick, source=msg.source, steps=1, action_dim=4, actions=[1.0, -1.0, 1.0, -1.0]))
-        return (msg,)
-
-    unwire = on("command/candidate", lambda: both)(rig)
-
-    def end() -> None:
-        unwire()
-        node.destroy_node()
-
-    return end
+    node.create_publisher(SafetyState, "safety/state", qos.STATE)
+    rig.since_tick = rig.tick()
+    return node.destroy_node
 
 
 def full_disk(node: str) -> Callable[[Rig], Callable[[], None]]:
@@ -342,6 +365,7 @@ class Fault:
 
 AGED = 0.9  # s: a reference of max_age_ticks, the chunk that was planned with it, and what was under way
 SEES_ON = GoesOn(lasts_s=AGED)
+RIVALS, ALONE = Held(1.2), Recovery("by itself when one of them ends")
 NO_REFERENCE = Says("actor_node", "no fresh reference")
 
 
@@ -396,9 +420,8 @@ def faults() -> list[Fault]:
         ("out of all range", on(topic, lambda: Changed(spoils.put("actions", 1e6))), GoesOn(),
          (Cause("deviation"),), BY_ITSELF),
         ("at ten times the rate", on(topic, lambda: spoils.ten_times), GoesOn(), (), NOTHING_TO_DO),
-        ("a second node sends it", rival, Held(0.3),
-         (Reason("two_publishers"), Says("safety_node", "two nodes send on command/candidate")),
-         Recovery("by itself when one of them ends")),
+        ("a second node sends it", rival(topic, wild), Held(0.3), two(topic), ALONE),
+        ("a second gate", second_gate, RIVALS, two("safety/state"), ALONE),
     )  # fmt: skip
     topic = "proprio"
     group(
@@ -414,6 +437,7 @@ def faults() -> list[Fault]:
         ("not finite", on(topic, lambda: Changed(spoils.put("values", spoils.NAN, 5))), Held(0.1),
          (Reason("no_proprio"), Counts("safety_node", "rejected proprio")), BY_ITSELF),
         ("at ten times the rate", on(topic, lambda: spoils.ten_times), GoesOn(), (), NOTHING_TO_DO),
+        ("a second node sends it", rival(topic), RIVALS, two(topic), ALONE),
     )  # fmt: skip
     clock, wrong = Recovery("by itself when the clock is right"), "driver/joint_states"
     group(
@@ -467,6 +491,7 @@ def faults() -> list[Fault]:
         ("not finite", on(topic, lambda: Changed(spoils.put("actions", spoils.NAN))), Held(AGED),
          (NO_REFERENCE, refused), BY_ITSELF),
         ("at ten times the rate", on(topic, lambda: spoils.ten_times), SEES_ON, (), NOTHING_TO_DO),
+        ("a second node sends it", rival(topic), RIVALS, two(topic), ALONE),
         ("tokens (`vla/rl_state`) are not finite", on("vla/rl_state", lambda: Changed(spoils.put("token", spoils.NAN))),
          Held(AGED), (Says("actor_node", "no fresh RL token"), Counts("actor_node", "rejected vla/rl_state")),
          BY_ITSELF),
@@ -490,6 +515,7 @@ def faults() -> list[Fault]:
         ("not finite", on(topic, lambda: Changed(spoils.put("actions", spoils.NAN))), Held(0.14),
          (lost, Counts("actor_node", f"rejected {topic}")), BY_ITSELF, True),
         ("at ten times the rate", on(topic, lambda: spoils.ten_times), STEERED_ON, (), NOTHING_TO_DO, True),
+        ("a second node sends it", rival(topic), RIVALS, two(topic), ALONE, True),
     )  # fmt: skip
     topic, better = "learner/weights", Recovery("by itself with the next good weights")
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from rlt_ros.core.chunks import ControlClock, Source
@@ -445,3 +446,38 @@ def test_phase_that_is_long_enough_is_not_complained_of(graph, start, peer):
     tick = lambda: peer.tick() + 1  # noqa: E731 - always there before its tick begins
     graph.spin_until(lambda: (send(peer.proprio(tick())), len(node.arrivals) == 250)[1], "arrivals", 60.0)
     assert node.too_late() == ""
+
+
+def said(d: Driven) -> str:
+    d.node.on_diagnostics_()
+    return d.node.problem
+
+
+def test_tokens_and_weights_of_two_nodes_are_refused_until_one_is_gone(graph, driven):
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.VLA, "the warm-up reference")
+    second = graph.add(Node("second"))
+    publishers = [
+        second.create_publisher(RLState, "vla/rl_state", qos.EVENT),
+        second.create_publisher(PolicyWeights, "learner/weights", qos.STATE),
+    ]
+    both = lambda: all(f"/{topic}: 2 publishers" in said(driven) for topic in ("vla/rl_state", "learner/weights"))  # noqa: E731
+    driven.until(graph, Phase.CRITICAL, both, "word of both to the operator")
+    driven.weights(weights(3))
+    refused = lambda: driven.node.rejected["learner/weights"] > 0 < driven.node.rejected["vla/rl_state"]  # noqa: E731
+    driven.until(graph, Phase.CRITICAL, refused, "the refusal of what they send")
+    assert driven.node.version == 0
+    for publisher in publishers:
+        second.destroy_publisher(publisher)
+    driven.until(graph, Phase.CRITICAL, lambda: "stop one of them" not in said(driven), "the end of it")
+    driven.weights(weights(4))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+
+
+def test_tokens_of_another_vla_than_the_policys_are_refused(graph, driven):
+    """A VLA that was started again with another model must not end the actor."""
+    driven.weights(weights(3))
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")
+    sizes = np.ones(8), np.zeros(14)
+    other = lambda: driven.state(state_to_msg(TokenFrame(driven.peer.tick(), *sizes), driven.peer.clock))  # noqa: E731
+    graph.spin_until(lambda: (other(), driven.node.rejected["vla/rl_state"] > 0)[1], "the refusal")
+    driven.until(graph, Phase.CRITICAL, lambda: driven.source() == Source.ACTOR, "the actor")

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TwistStamped
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -17,7 +19,7 @@ from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Phase
 from rlt_ros.msg import ActionChunk, EpisodeState, Proprio, SafetyState
 from rlt_ros.nodes.safety_node import SafetyNode
-from rlt_ros.ros import qos
+from rlt_ros.ros import qos, rivals
 from rlt_ros.ros.conversions import header
 from rlt_ros.sim.task import task_folder
 
@@ -219,6 +221,71 @@ def test_second_publisher_of_the_same_name_holds_the_robot_once_it_speaks(graph,
         return holding(gate.heard) and told(gate) == "two_publishers"
 
     graph.spin_until(spoken, "the hold")
+
+
+# What one node alone may send: topic -> (type, QoS, the message of a tick)
+ALONE = {
+    "proprio": (Proprio, qos.SENSOR, lambda peer, tick: peer.proprio(tick)),
+    "vla/reference": (ActionChunk, qos.EVENT, lambda peer, tick: peer.chunk(tick, UP, 50)),
+    "human/command": (ActionChunk, qos.COMMAND, lambda peer, tick: peer.chunk(tick + 1, UP, 1, Source.HUMAN)),
+    "episode/state": (EpisodeState, qos.STATE, lambda peer, tick: peer.episode(Phase.IDLE)),
+    "safety/state": (SafetyState, qos.STATE, None),
+}
+
+
+@pytest.mark.parametrize("topic", ALONE)
+def test_second_node_on_a_topic_holds_the_robot_until_it_is_gone(graph, gate, peer, topic):
+    msg_type, profile, _ = ALONE[topic]
+    if topic not in ("proprio", "safety/state"):  # those have a sender already
+        peer.say(msg_type, topic, profile)
+    until_moving(graph, gate)
+    second = graph.add(Node("second"))
+    publisher = second.create_publisher(msg_type, topic, profile)
+    until_held(graph, gate, "two_publishers")
+    until_told(graph, gate, "stop one of them", f"/{topic}: 2 publishers", "/second")
+    second.destroy_publisher(publisher)
+    until_moving(graph, gate)
+
+
+@pytest.mark.parametrize("topic", [topic for topic, (*_, message) in ALONE.items() if message])
+def test_second_sender_of_the_same_name_holds_the_robot_once_both_speak(graph, gate, peer, topic):
+    """One that died is listed for a while: whoever is started in its place must not wait for that."""
+    msg_type, profile, message = ALONE[topic]
+    first = (lambda msg: None) if topic == "proprio" else peer.say(msg_type, topic, profile)  # driven sends that
+    until_moving(graph, gate)
+    second = peer.say(msg_type, topic, profile)
+    sent = [0, 0]  # newest tick of each
+
+    def drive(*senders: Callable) -> None:
+        """The second one a tick after the first, of the same frame."""
+        gate.drive()
+        for late, send in enumerate(senders):
+            tick = peer.tick() - late
+            if tick % 4 == 0 and tick > sent[late]:
+                sent[late] = tick
+                say(send, tick)
+
+    def say(send: Callable, tick: int) -> None:
+        send(peer.episode(Phase.APPROACH, 1) if topic == "episode/state" and send is second else message(peer, tick))
+
+    begin = len(gate.heard)
+    graph.spin_until(lambda: (drive(first), len(gate.heard) > begin + 110)[1], "two seconds beside a silent one")
+    assert not gate.gate.rivals and moving(gate.heard)
+    graph.spin_until(lambda: (drive(first, second), told(gate) == "two_publishers")[1], "the hold")
+
+
+def test_sender_of_the_same_name_that_stays_is_no_leftover(graph, gate, peer, monkeypatch):
+    monkeypatch.setattr(rivals, "LEFT_S", 1.5)
+    peer.say(ActionChunk, "human/command", qos.COMMAND)
+    peer.say(ActionChunk, "human/command", qos.COMMAND)
+    until_moving(graph, gate)
+    until_held(graph, gate, "two_publishers")
+
+
+def test_second_gate_is_noticed_by_both(graph, gate, start, peer):
+    until_moving(graph, gate)
+    second = start(SafetyNode)
+    graph.spin_until(lambda: (gate.drive(), gate.gate.reason == second.gate.reason == "two_publishers")[1], "the hold")
 
 
 def test_force_over_the_limit_makes_the_arm_back_off(graph, gates):
