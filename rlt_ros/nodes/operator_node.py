@@ -11,13 +11,14 @@ from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.core.gamepad import VirtualPad, load_layout
 from rlt_ros.msg import EpisodeState, Proprio, SimTruth
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import header, packed, proprio_from_msg
+from rlt_ros.ros.conversions import header, packed
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
 from rlt_ros.ros.processes import gamepad_file
+from rlt_ros.ros.wire import proprio_from_wire
 from rlt_ros.sim.demonstrator import STEERS, Demonstrator, Seen, knows
 from rlt_ros.sim.person import Habits, SimulatedPerson, View
-from rlt_ros.sim.task import load_task, task_folder
+from rlt_ros.sim.task import Task, load_task, task_folder
 
 REQUESTS = {"sim_reset": "sim/reset"} | {
     name: f"episode/{name}" for name in ("reset", "start", "hand_over", "success", "failure")
@@ -28,9 +29,11 @@ JOY_EVERY = 2  # ticks; 25 Hz, about what a joy node's autorepeat sends
 class OperatorNode(RltNode):
     """Looks at sim/truth, presses the buttons of the episode and steers now and then, through a person's interfaces.
 
+    After some episodes without success the person does one alone, as the scripted demonstrator does.
     One who demonstrates steers from start to end as the scripted demonstrator does, and hands nothing over.
 
-    Subscribes: sim/truth (SimTruth), episode/state, and to demonstrate proprio.  Publishes: joy (Joy, 25 Hz; 50 Hz).
+    Subscribes: sim/truth (SimTruth), episode/state, and proprio where the demonstrator knows the task.
+    Publishes: joy (Joy, 25 Hz; by hand 50 Hz).
     Calls: sim/reset, episode/reset, start, hand_over, success, failure (Trigger).
     """
 
@@ -45,7 +48,7 @@ class OperatorNode(RltNode):
         intervention_share: float = parameter(0.2, "part of the episodes with an intervention", low=0.0, high=1.0)
         intervention_s: list[float] = parameter([0.8, 1.6], "shortest and longest intervention", unit="s", low=0.0)
         helps_after: int = parameter(
-            3, "episodes in a row without success, after which the person does one; 0: never", low=0
+            3, "episodes in a row without success, after which the person does one by hand; 0: never", low=0
         )
         steering_noise_m: float = parameter(0.0005, "how wrongly the person sees the offset", unit="m", low=0.0)
         hands_over: bool = parameter(True, "hands over when the critical phase begins; false: handover_node does")
@@ -58,13 +61,14 @@ class OperatorNode(RltNode):
 
     def on_configure_(self) -> None:
         p = self.params
+        task = load_task(p.task)
         self.person = SimulatedPerson(
             Habits(
                 reaction_s=tuple(p.reaction_s),
                 rest_s=p.rest_s,
                 intervention_share=p.intervention_share,
                 intervention_s=tuple(p.intervention_s),
-                helps_after=p.helps_after,
+                helps_after=p.helps_after if knows(task) else 0,
                 steering_noise_m=p.steering_noise_m,
                 hands_over=p.hands_over,
                 demonstrates=p.demonstrates,
@@ -83,12 +87,13 @@ class OperatorNode(RltNode):
         self.subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos.EVENT)
         self.asked = 0  # requests that wait for their answer
         self.hand: Demonstrator | None = None
-        if p.demonstrates:
-            self.learn_to_demonstrate()
+        self.seen: Seen | None = None  # what the hand needs
+        self.by_hand = p.demonstrates
+        if p.demonstrates or (p.helps_after and knows(task)):
+            self.learn_to_demonstrate(task)
         self.every_tick(self.on_tick, phase=0.5)
 
-    def learn_to_demonstrate(self) -> None:
-        task = load_task(self.params.task)
+    def learn_to_demonstrate(self, task: Task) -> None:
         if not knows(task):
             raise ParameterError(
                 f"{self.get_name()}: parameter 'demonstrates' is set, but the scripted demonstrator knows the Ethernet"
@@ -98,15 +103,15 @@ class OperatorNode(RltNode):
         self.seen = Seen(task)
         self.random = np.random.default_rng([self.params.seed, 2])
         self.demonstrated = -1  # start of the episode that `hand` is for
-        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR)
+        self.subscribe(Proprio, "proprio", self.on_proprio, qos.SENSOR, raw=True)
 
-    def on_proprio(self, msg: Proprio) -> None:
-        _, self.seen.values = proprio_from_msg(msg, self.seen.task.proprio_dim)
+    def on_proprio(self, data: bytes) -> None:
+        self.seen.values = proprio_from_wire(data, self.seen.task.proprio_dim)[1]
 
     def on_truth(self, msg: SimTruth) -> None:
         offset = np.array(msg.offset) if len(msg.offset) == 3 else np.array([msg.lateral_error, 0.0, -msg.depth])
         self.person.see(self.now_s(), View(offset, msg.yaw_error, msg.critical, msg.success, msg.failure))
-        if self.params.demonstrates:
+        if self.seen is not None:
             self.seen.offset, self.seen.yaw_error = offset, msg.yaw_error
 
     def on_episode(self, msg: EpisodeState) -> None:
@@ -134,7 +139,7 @@ class OperatorNode(RltNode):
         return self.now_ns() + 1 if self.asked else None
 
     def on_tick(self, tick: int) -> None:
-        if tick % JOY_EVERY and not self.params.demonstrates:
+        if tick % JOY_EVERY and not self.by_hand:
             return
         self.problem = f"waiting for {', '.join(sorted(self.awaited))}" if self.awaited else ""
         if self.episode is None or self.awaited or self.done:
@@ -147,7 +152,8 @@ class OperatorNode(RltNode):
             self.asked += 1
             future = self.requests[name].call_async(Trigger.Request())
             future.add_done_callback(lambda future, name=name: self.on_answer(name, future))
-        motions = self.demonstrated_motions() if self.params.demonstrates else {}
+        self.by_hand = self.params.demonstrates or wish.by_hand
+        motions = self.demonstrated_motions() if self.by_hand else {}
         steers = bool(motions) or wish.stick is not None
         if wish.stick is not None:
             zone = self.pad.layout.dead_zone  # small motions of the hand get lost in it

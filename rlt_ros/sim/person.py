@@ -14,9 +14,6 @@ import numpy as np
 from rlt_ros.core.episode import Outcome, Phase
 
 
-LOOKS_AGAIN_S = 2.0  # a person who steers for longer corrects what they believed
-
-
 @dataclass(frozen=True)
 class View:
     """What a person sees of the task at one moment: metres and radians, plug relative to jack."""
@@ -46,10 +43,14 @@ class Habits:
 
 @dataclass
 class Wish:
-    """What the person does now: `requests` are button presses, `stick` is [4] in [-1, 1] while the dead-man is held."""
+    """What the person does now: `requests` are button presses, `stick` is [4] in [-1, 1] while the dead-man is held.
+
+    by_hand: does what is left of the episode, with more care than `stick` has.
+    """
 
     requests: list[str] = field(default_factory=list)
     stick: np.ndarray | None = None
+    by_hand: bool = False
 
 
 class SimulatedPerson:
@@ -70,8 +71,8 @@ class SimulatedPerson:
         self._scene_ready = False
         self._takeover: tuple[float, float] | None = None
         self._belief_error = np.zeros(3)
-        self._look_again_s = -np.inf
         self._in_vain = 0  # episodes in a row without success
+        self._by_hand = False
 
     def see(self, now_s: float, view: View) -> None:
         """Take in one view; `act` will know of it after the reaction time."""
@@ -97,7 +98,7 @@ class SimulatedPerson:
         request = self._request(now_s, view) if may_ask else ""
         if request:
             self._asked_s = now_s
-        return Wish([request] if request else [], self._stick(now_s, view))
+        return Wish([request] if request else [], self._stick(now_s, view), self._by_hand and view is not None)
 
     def _enter(self, phase: Phase, now_s: float, outcome: Outcome) -> None:
         self._phase, self._phase_since_s = phase, now_s
@@ -106,15 +107,15 @@ class SimulatedPerson:
         self._takeover = None
         if phase == Phase.ENDED:
             self._scene_ready = False
-            self._in_vain = 0 if outcome is Outcome.SUCCESS else self._in_vain + (outcome is not Outcome.ABORTED)
-        if phase == Phase.CRITICAL:
-            helps = 0 < self.habits.helps_after <= self._in_vain
-            if helps:
-                self._takeover = (now_s, np.inf)
-            elif self.random.random() < self.habits.intervention_share:
-                begin = now_s + self._between(self.habits.intervention_after_s)
-                self._takeover = (begin, begin + self._between(self.habits.intervention_s))
-            self._look_again_s = -np.inf
+            # After one by hand the robot may try again.
+            done = self._by_hand or outcome is Outcome.SUCCESS
+            self._in_vain = 0 if done else self._in_vain + (outcome is not Outcome.ABORTED)
+        self._by_hand = phase == Phase.CRITICAL and 0 < self.habits.helps_after <= self._in_vain
+        intervenes = phase == Phase.CRITICAL and self.random.random() < self.habits.intervention_share
+        if intervenes and not self._by_hand:
+            begin = now_s + self._between(self.habits.intervention_after_s)
+            self._takeover = (begin, begin + self._between(self.habits.intervention_s))
+            self._belief_error = self.random.normal(0.0, self.habits.steering_noise_m, 3)
 
     def _request(self, now_s: float, view: View | None) -> str:
         if self._phase == Phase.ENDED:
@@ -136,9 +137,6 @@ class SimulatedPerson:
     def _stick(self, now_s: float, view: View | None) -> np.ndarray | None:
         if self._takeover is None or view is None or not self._takeover[0] <= now_s <= self._takeover[1]:
             return None
-        if now_s >= self._look_again_s:
-            self._look_again_s = now_s + LOOKS_AGAIN_S
-            self._belief_error = self.random.normal(0.0, self.habits.steering_noise_m, 3)
         offset = view.offset + self._belief_error
         if not np.isfinite(offset).all():
             return None  # the task does not say where the goal is: no idea where to steer

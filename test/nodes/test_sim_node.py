@@ -148,6 +148,20 @@ def test_person_takes_over_towards_the_jack_and_lets_go(graph, fake):
     f.until(graph, lambda: not f.joy[-1].buttons[5], "the release", critical=True)
 
 
+def test_person_does_one_by_hand_after_failures(graph, fake):
+    f = fake(intervention_share=0.0, helps_after=1)
+    phase = lambda: f.states[-1].phase if f.states else None  # noqa: E731
+    f.until(graph, lambda: phase() == Phase.CRITICAL, "the hand-over", critical=True)
+    f.until(graph, lambda: phase() == Phase.ENDED, "the label", critical=True, failure=True)
+    assert not any(msg.buttons[5] for msg in f.joy)
+    f.until(graph, lambda: phase() == Phase.CRITICAL, "the next hand-over", critical=True)
+    begin = len(f.joy)
+    f.until(graph, lambda: len(f.joy) > begin + 60, "a second by hand", critical=True)
+    held = [bool(msg.buttons[5]) for msg in f.joy[begin:]]
+    assert all(held[held.index(True) :]) and sum(held) > 40  # and does not let go
+    assert f.joy[-1].axes[1] < 0.0  # the plug is 2 mm off along +x
+
+
 def test_person_waits_for_the_nodes_that_it_was_told(graph, fake):
     f = fake(wait_for=["vla_node"])
     count = len(f.states)
