@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def result(ended: list[tuple], task: str, session: Path, seed: int, first: int) -> dict:
-    """The fields of `rlt eval --json` that a running graph can tell, from (episode, Outcome, critical ticks or 0)."""
+    """The fields of `rlt eval --json` that a running graph can tell, from :class:`~rlt_ros.core.episode.Ended`."""
     from rlt_ros.sim.evaluate import wilson
 
-    steps = [ticks for _, outcome, ticks in ended if outcome.name == "SUCCESS"]
+    steps = [ticks for _, outcome, ticks, _ in ended if outcome.name == "SUCCESS"]
     low, high = wilson(len(steps), len(ended))
     return {
         "task": task,
@@ -103,11 +103,11 @@ def result(ended: list[tuple], task: str, session: Path, seed: int, first: int) 
         "wilson_low": low,
         "wilson_high": high,
         "median_steps_success": statistics.median(steps) if steps else None,
-        "never_handed_over": sum(not ticks for _, _, ticks in ended),
+        "never_handed_over": sum(not ticks for _, _, ticks, _ in ended),
         "seed": seed,
         "first_scene": first,
-        "outcomes": [outcome.name for _, outcome, _ in ended],
-        "critical_steps": [ticks for _, _, ticks in ended],
+        "outcomes": [outcome.name for _, outcome, _, _ in ended],
+        "critical_steps": [ticks for _, _, ticks, _ in ended],
     }
 
 

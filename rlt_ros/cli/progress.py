@@ -30,6 +30,7 @@ LETTERS = {
     Outcome.TIMEOUT: ("t", "yellow"),
     Outcome.ABORTED: ("a", "dim"),
 }
+WITH_HELP = ("h", "green")
 PHASES = {Phase.IDLE: "dim", Phase.APPROACH: "cyan", Phase.CRITICAL: "bold yellow", Phase.ENDED: "magenta"}
 
 
@@ -72,10 +73,11 @@ class Display:
                     self.console.clear()
                 self._live.update(self._dashboard(picture, now_s), refresh=True)
             return
-        for number, outcome, steps in picture.ended[self._printed :]:
+        for number, outcome, steps, helped in picture.ended[self._printed :]:
             self.console.print(
                 f"episode {number}: {outcome.name.lower()}"
                 + (f" after {steps} critical steps" if steps else "")
+                + (" with help" if helped else "")
                 + f"; {self._success(picture)}",
                 soft_wrap=True,
             )
@@ -122,7 +124,8 @@ class Display:
         if not len(score):
             return "no episode yet"
         steps = f", median {score.median_steps:.0f} steps to success" if score.success_rate else ""
-        return f"{score.success_rate:.0%} of the last {len(score)}{steps}"
+        more = f", {score.helped_rate:.0%} with help" if score.helped_rate else ""
+        return f"{score.success_rate:.0%} of the last {len(score)}{steps}{more}"
 
     def _control_loop(self, picture: Picture) -> tuple[str, str, str]:
         actor = lambda key: picture.value("actor_node", key)  # noqa: E731
@@ -172,8 +175,8 @@ class Display:
             drawn["episode"] = _bar(max(shares), "cyan", "of what was asked for")
         if len(picture.score):
             marks = Text("newest last ", "dim")
-            for _, outcome, _ in picture.ended[-MARKS:]:
-                marks.append(*LETTERS[outcome])
+            for _, outcome, _, helped in picture.ended[-MARKS:]:
+                marks.append(*(WITH_HELP if helped and outcome is Outcome.SUCCESS else LETTERS[outcome]))
             drawn["success"] = Group(_bar(picture.score.success_rate, "green", ""), marks)
         return drawn
 
@@ -225,7 +228,7 @@ class DeployDisplay(Display):
 
 def kept(picture: Picture) -> int:
     """Episodes that ended in success."""
-    return sum(outcome is Outcome.SUCCESS for _, outcome, _ in picture.ended)
+    return sum(ended.outcome is Outcome.SUCCESS for ended in picture.ended)
 
 
 def _bar(share: float, colour: str, words: str) -> RenderableType:

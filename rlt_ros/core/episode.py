@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections import deque
 from enum import IntEnum
 from statistics import median
+from typing import NamedTuple
 
 
 class Phase(IntEnum):
@@ -142,17 +143,37 @@ class EpisodeMachine:
             raise EpisodeError(f"cannot {what}: phase is {self.phase.name}, expected {names}; {_NEXT[self.phase]}")
 
 
+class Ended(NamedTuple):
+    """How an episode went."""
+
+    number: int
+    outcome: Outcome
+    steps: int  # control ticks of the critical phase; 0: it never came to the hand-over
+    helped: bool = False  # a person steered in its critical phase
+
+    @property
+    def alone(self) -> bool:
+        """A success without help."""
+        return self.outcome is Outcome.SUCCESS and not self.helped
+
+
 class Score:
     """How the newest episodes went: hears every episode/state, counts each episode once."""
 
     def __init__(self, window: int = 20) -> None:
         self.phase = Phase.IDLE
         self._counted = -1
-        self._ended: deque[tuple[float, bool, int]] = deque(maxlen=window)  # (time [s], success, critical ticks)
+        # (time [s], success without a person's help, critical ticks, success with it)
+        self._ended: deque[tuple[float, bool, int, bool]] = deque(maxlen=window)
         self._began_s: float | None = None
 
-    def see(self, episode: int, phase: Phase, outcome: Outcome, critical_ticks: int, now_s: float) -> bool:
-        """A state of `episode`; True when it has just ended. Aborted ones do not count."""
+    def see(
+        self, episode: int, phase: Phase, outcome: Outcome, critical_ticks: int, now_s: float, helped: bool = False
+    ) -> bool:
+        """A state of `episode`; True when it has just ended. Aborted ones do not count.
+
+        helped: a person steered in its critical phase.
+        """
         self.phase = phase
         if self._began_s is None:
             self._began_s = now_s
@@ -163,7 +184,8 @@ class Score:
             return True
         if len(self._ended) == self._ended.maxlen:
             self._began_s = self._ended[0][0]  # the window begins where the episode that leaves it ended
-        self._ended.append((now_s, outcome is Outcome.SUCCESS, critical_ticks))
+        success = outcome is Outcome.SUCCESS
+        self._ended.append((now_s, success and not helped, critical_ticks, success and helped))
         return True
 
     def __len__(self) -> int:
@@ -172,16 +194,21 @@ class Score:
 
     @property
     def success_rate(self) -> float:
-        """Share of the window's episodes; 0 before the first."""
-        return sum(success for _, success, _ in self._ended) / len(self._ended) if self._ended else 0.0
+        """Share of the window's episodes that succeeded without help; 0 before the first."""
+        return sum(success for _, success, _, _ in self._ended) / len(self._ended) if self._ended else 0.0
+
+    @property
+    def helped_rate(self) -> float:
+        """Share of the window's episodes that succeeded with a person's help; 0 before the first."""
+        return sum(helped for _, _, _, helped in self._ended) / len(self._ended) if self._ended else 0.0
 
     @property
     def median_steps(self) -> float:
-        """Control ticks of the critical phase, median of the successes; 0 without one."""
-        return float(median([ticks for _, success, ticks in self._ended if success] or [0]))
+        """Control ticks of the critical phase, median of the successes without help; 0 without one."""
+        return float(median([ticks for _, success, ticks, _ in self._ended if success] or [0]))
 
     @property
     def successes_per_10min(self) -> float:
-        """Over the wall time from the end of the episode before the window, pauses included."""
+        """Those without help, over the wall time from the end of the episode before the window, pauses included."""
         seconds = self._ended[-1][0] - self._began_s if self._ended else 0.0
-        return 600.0 * sum(success for _, success, _ in self._ended) / seconds if seconds > 0.0 else 0.0
+        return 600.0 * sum(success for _, success, _, _ in self._ended) / seconds if seconds > 0.0 else 0.0

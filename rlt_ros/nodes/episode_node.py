@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlt_ros.core.episode import EpisodeMachine, Outcome
+from rlt_ros.core.episode import EpisodeMachine, Outcome, Phase
 from rlt_ros.data.episodes import read_episodes
-from rlt_ros.msg import EpisodeState
+from rlt_ros.msg import ActionChunk, EpisodeState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import header
 from rlt_ros.ros.node import RltNode
@@ -18,6 +18,7 @@ SERVICES = ("start", "hand_over", "success", "failure", "abort", "undo", "reset"
 class EpisodeNode(RltNode):
     """Panel, gamepad and simulated person call the same services; what is not allowed now is refused with the reason.
 
+    Subscribes: human/command (ActionChunk), to count it.
     Services: episode/start, hand_over, success, failure, abort, undo, reset (Trigger).
     Publishes: episode/state (EpisodeState, latched, on change and at 5 Hz).
     """
@@ -47,7 +48,9 @@ class EpisodeNode(RltNode):
         # A resumed session goes on counting where its list ends.
         done = read_episodes(Path(p.session)) if p.session else []
         self.machine.episode = max((record.index for record in done), default=0)
+        self.helped, self.human_commands = 0, 0  # in which episode a person did, and how often
         self.state = self.publish(EpisodeState, "episode/state", qos.STATE)
+        self.subscribe(ActionChunk, "human/command", self.on_human, qos.COMMAND, raw=True)
         for name in SERVICES:
             self.trigger(f"episode/{name}", lambda name=name: self.request(name))
         self.every_tick(self.on_tick)
@@ -57,6 +60,11 @@ class EpisodeNode(RltNode):
         getattr(self.machine, name)(self.control.tick(self.now_ns()))
         self.send()
         return f"episode {self.machine.episode}: {self.machine.phase.name}"
+
+    def on_human(self, _: bytes) -> None:
+        if self.machine.phase == Phase.CRITICAL:
+            again = self.helped == self.machine.episode
+            self.helped, self.human_commands = self.machine.episode, 1 + (self.human_commands if again else 0)
 
     def on_tick(self, tick: int) -> None:
         if self.machine.step(tick):
@@ -81,5 +89,6 @@ class EpisodeNode(RltNode):
                 failures=m.counters[Outcome.FAILURE],
                 timeouts=m.counters[Outcome.TIMEOUT],
                 aborts=m.counters[Outcome.ABORTED],
+                human_commands=self.human_commands if self.helped == m.episode else 0,
             )
         )

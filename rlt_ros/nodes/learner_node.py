@@ -160,7 +160,7 @@ class LearnerNode(RltNode):
             self.heard_s = self.now_s()
         outcome = Outcome(msg.outcome) if msg.committed else Outcome.NONE
         ticks = msg.end_tick - msg.critical_tick
-        self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, self.now_s())
+        self.score.see(msg.episode, Phase(msg.phase), outcome, ticks, self.now_s(), msg.human_commands > 0)
 
     def on_transition(self, msg: TransitionMsg) -> None:
         try:

@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from rlt_ros.core.chunks import Source
-from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.core.episode import Ended, Outcome, Phase
 from rlt_ros.data.episodes import read_episodes
 from rlt_ros.msg import ActionChunk, EpisodeState, HandOverBelief, LearnerStatus, SafetyState
 from rlt_ros.panel.actions import ACTIONS
@@ -96,7 +96,7 @@ class Snapshot:
     source_version: int = 0
     executed_s: float = -float("inf")
     tick: int = 0  # of the newest command: the present, by the nodes' clock, which may be simulated
-    history: tuple = ()  # of (episode, Outcome, critical ticks), oldest first
+    history: tuple = ()  # of Ended, oldest first
     belief: HandOverBelief | None = None
     learner: LearnerStatus | None = None
     learner_s: float = -float("inf")
@@ -212,9 +212,10 @@ class Link:
         self._taken = self._polls = self._told = 0
         self._pending: dict[str, tuple] = {}  # name -> (future, deadline, tries left)
         self._nodes: dict[str, NodeHealth] = {}
-        self._history: dict[int, tuple] = {}
+        self._history: dict[int, Ended] = {}
         for record in read_episodes(self._session) if self._session else []:
-            self._history[record.index] = (record.index, Outcome[record.outcome.upper()], record.critical_steps)
+            outcome, helped = Outcome[record.outcome.upper()], record.human_steps > 0
+            self._history[record.index] = Ended(record.index, outcome, record.critical_steps, helped)
         self._clients = {name: node.create_client(Trigger, action.service) for name, action in ACTIONS.items()}
         node.create_subscription(EpisodeState, "episode/state", self._on_episode, qos.STATE)
         node.create_subscription(SafetyState, "safety/state", self._on_safety, qos.STATE)
@@ -334,7 +335,7 @@ class Link:
             self._history.pop(msg.episode, None)  # under way, or its verdict was taken back
         elif msg.episode:
             steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
-            self._history[msg.episode] = (msg.episode, outcome, steps)
+            self._history[msg.episode] = Ended(msg.episode, outcome, steps, msg.human_commands > 0)
         self._publish(
             phase=Phase(msg.phase),
             outcome=outcome,

@@ -314,43 +314,44 @@ def as_image(picture) -> QtGui.QImage | None:
 
 
 class Curves(Part):
-    """show_(history, window): success of each episode with its moving rate, and the steps of the successes."""
+    """show_(history, window): success of each episode, and the moving rate and steps of those without help."""
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:
         history, window = self._shown or ((), 20)
         painter, theme = QtGui.QPainter(self), self.theme
         box = self.card(painter)
-        counted = [item for item in history if item[1] is not Outcome.ABORTED]
+        counted = [item for item in history if item.outcome is not Outcome.ABORTED]
         line, gap = QtGui.QFontMetricsF(font(self, 0.75)).height(), 28.0
         if len(counted) < 2:
             text(painter, box, "The curves begin with the second episode.", font(self, 1.0), theme.dim, CENTRE)
             return
-        first, last = counted[0][0], counted[-1][0]
+        first, last = counted[0].number, counted[-1].number
         width = (box.width() - gap) / 2
         left = QRectF(box.left(), box.top(), width, box.height())
         right = QRectF(box.left() + width + gap, box.top(), width, box.height())
 
-        good = [outcome is Outcome.SUCCESS for _, outcome, _ in counted]
+        good = [item.alone for item in counted]
         rates = [
             sum(good[max(0, i + 1 - window) : i + 1]) / len(good[max(0, i + 1 - window) : i + 1])
             for i in range(len(good))
         ]
-        plot = self._frame(painter, left, f"success, mean of {window}", ("0 %", "100 %"), (first, last), line)
+        plot = self._frame(painter, left, f"success without help, mean of {window}", ("0 %", "100 %"), (first, last), line)
         x = lambda area, n: area.left() + area.width() * (n - first) / max(1, last - first)  # noqa: E731
         area = plot.adjusted(5, 6, -5, -6)
         painter.setPen(NO_PEN)
-        for (number, _, _), won in zip(counted, good):
-            # Filled above, hollow below: the colour only repeats it.
-            painter.setBrush(_faded(theme.good, 150) if won else QColor(theme.card))
+        for item in counted:
+            # Above a success, hollow with help, below none: the colour only repeats it.
+            won = item.outcome is Outcome.SUCCESS
+            painter.setBrush(_faded(theme.good, 150) if item.alone else QColor(theme.card))
             painter.setPen(QtGui.QPen(QColor(theme.good if won else theme.bad), 1.2))
-            painter.drawEllipse(QPointF(x(area, number), area.top() if won else area.bottom()), 2.6, 2.6)
+            painter.drawEllipse(QPointF(x(area, item.number), area.top() if won else area.bottom()), 2.6, 2.6)
         self._line(
             painter,
-            [(x(area, n), area.bottom() - area.height() * r) for (n, _, _), r in zip(counted, rates)],
+            [(x(area, n), area.bottom() - area.height() * r) for (n, *_), r in zip(counted, rates)],
             theme.good,
         )
 
-        wins = [(number, steps) for number, outcome, steps in counted if outcome is Outcome.SUCCESS and steps > 0]
+        wins = [(item.number, item.steps) for item in counted if item.alone and item.steps > 0]
         top = max([steps for _, steps in wins], default=100) * 1.05
         plot = self._frame(painter, right, "control ticks to success", ("0", f"{top:.0f}"), (first, last), line)
         area = plot.adjusted(5, 6, -5, -6)

@@ -283,12 +283,14 @@ class Panel(QtWidgets.QWidget):
 
     def _show_numbers(self, s: Snapshot, now_s: float) -> None:
         theme, learner = self.theme, s.learner
-        counted = [item for item in s.history if item[1] is not Outcome.ABORTED][-WINDOW:]
+        counted = [item for item in s.history if item.outcome is not Outcome.ABORTED][-WINDOW:]
         if len(counted) < min(WINDOW, s.counted) and learner is not None and not counted:
-            self.rate.show_(f"{learner.success_rate:.0%}", f"of the last {WINDOW}, says the learner", theme.good)
+            self.rate.show_(f"{learner.success_rate:.0%}", f"alone, of the last {WINDOW}, says the learner", theme.good)
         elif counted:
-            won = sum(outcome is Outcome.SUCCESS for _, outcome, _ in counted)
-            self.rate.show_(f"{won / len(counted):.0%}", f"{won} of the last {len(counted)} episodes", theme.good)
+            won = sum(item.alone for item in counted)
+            helped = sum(item.outcome is Outcome.SUCCESS for item in counted) - won
+            words = f"{won} of the last {len(counted)} alone" + (f", {helped} with help" if helped else "")
+            self.rate.show_(f"{won / len(counted):.0%}", words, theme.good)
         else:
             self.rate.show_("–", "no episode yet", theme.good)
         if learner is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
-from rlt_ros.core.episode import Outcome, Phase, Score
+from rlt_ros.core.episode import Ended, Outcome, Phase, Score
 from rlt_ros.msg import EpisodeState, LearnerStatus
 from rlt_ros.ros import qos
 
@@ -21,7 +21,7 @@ class Picture:
     phase: Phase = Phase.IDLE
     episode: int = 0
     score: Score = field(default_factory=Score)  # of the newest episodes
-    ended: list = field(default_factory=list)  # (episode, Outcome, critical ticks or 0) since the watch began
+    ended: list[Ended] = field(default_factory=list)  # since the watch began
     updates: int = 0
     updates_per_s: float = 0.0
     replay_size: int = 0
@@ -96,8 +96,9 @@ class Watch:
         p.phase, p.episode = Phase(msg.phase), msg.episode
         outcome = Outcome(msg.outcome) if msg.committed else Outcome.NONE
         steps = msg.end_tick - msg.critical_tick if msg.critical_tick >= 0 else 0
-        if p.score.see(msg.episode, p.phase, outcome, steps, time.monotonic()):
-            p.ended.append((msg.episode, outcome, steps))
+        helped = msg.human_commands > 0
+        if p.score.see(msg.episode, p.phase, outcome, steps, time.monotonic(), helped):
+            p.ended.append(Ended(msg.episode, outcome, steps, helped))
 
     def on_learner(self, msg: LearnerStatus) -> None:
         p = self.picture

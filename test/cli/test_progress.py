@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlt_ros.cli import progress
 from rlt_ros.cli.progress import DemosDisplay, DeployDisplay, Display
-from rlt_ros.core.episode import Outcome, Phase
+from rlt_ros.core.episode import Ended, Outcome, Phase
 from rlt_ros.ros.watch import SILENT_S, Picture
 
 NODES = {
@@ -29,7 +29,7 @@ def picture() -> Picture:
     made = Picture(phase=Phase.CRITICAL, episode=20, updates=15321, updates_per_s=48.2, replay_size=4312)
     for number, outcome in enumerate([Outcome.FAILURE, Outcome.TIMEOUT, *17 * [Outcome.SUCCESS]], 1):
         made.score.see(number, Phase.ENDED, outcome, 60 + number, float(number))
-        made.ended.append((number, outcome, 60 + number))
+        made.ended.append(Ended(number, outcome, 60 + number))
     for node, values in NODES.items():
         made.diagnostics[node], made.heard_s[node] = ("active", values), time.monotonic()
     return made
@@ -111,6 +111,16 @@ def test_without_a_terminal_there_are_plain_lines(picture, monkeypatch):
     assert len([line for line in lines if line.startswith("episode 1:")]) == 1  # each episode once
     assert "\x1b" not in "".join(lines)
     assert lines[-1].startswith("episode: 20, CRITICAL;") and lines[-1].endswith("nodes: 4, all well")
+
+
+def test_a_success_with_help_is_said_to_be_one(picture):
+    picture.score.see(20, Phase.ENDED, Outcome.SUCCESS, 44, 20.0, helped=True)
+    picture.ended.append(Ended(20, Outcome.SUCCESS, 44, helped=True))
+    text = " ".join(" ".join(shown(picture, 140)).split())
+    assert "85% of the last 20, median 71 steps to success, 5% with help" in text and "SSSSh" in text
+    display = Display(60, 10.0, Console(file=io.StringIO(), width=200, highlight=False))
+    display.show(picture)
+    assert any(line.startswith("episode 20: success after 44 critical steps with help; ") for line in screen(display))
 
 
 def test_a_terminal_is_drawn_anew_and_left_as_it_was(picture):

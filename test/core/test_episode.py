@@ -174,6 +174,14 @@ def test_score_counts_each_episode_once_and_no_aborted_one():
     assert score.successes_per_10min == 3 / 5 * 10  # three in the five minutes since the first failure
 
 
+def test_score_counts_successes_with_help_apart():
+    score = Score(window=4)
+    for i, helped in enumerate((True, False, False, True)):
+        score.see(i, Phase.ENDED, Outcome.FAILURE if i == 2 else Outcome.SUCCESS, 100 * i, 60.0 * i, helped)
+    assert (score.success_rate, score.helped_rate, score.median_steps) == (1 / 4, 2 / 4, 100.0)
+    assert score.successes_per_10min == pytest.approx(1 / 3 * 10)
+
+
 def test_score_of_nothing_is_zero():
     score = Score()
     assert (score.success_rate, score.median_steps, score.successes_per_10min) == (0.0, 0.0, 0.0)

@@ -3,9 +3,10 @@
 import pytest
 from std_srvs.srv import Trigger
 
+from rlt_ros.core.chunks import Source
 from rlt_ros.core.episode import Outcome, Phase
 from rlt_ros.data.episodes import EpisodeRecord, append_episode
-from rlt_ros.msg import EpisodeState
+from rlt_ros.msg import ActionChunk, EpisodeState
 from rlt_ros.nodes.episode_node import EpisodeNode
 from rlt_ros.ros import qos
 
@@ -43,6 +44,27 @@ def test_time_out_of_the_critical_phase_is_no_failure(graph, start, peer, call):
     graph.spin_until(lambda: bool(states) and states[-1].phase == Phase.ENDED, "the time-out")
     assert (states[-1].outcome, states[-1].failures, states[-1].timeouts) == (Outcome.TIMEOUT, 0, 1)
     assert states[-1].end_tick - states[-1].critical_tick == 5
+
+
+def test_a_persons_commands_in_the_critical_phase_are_told_and_belong_to_that_episode(graph, start, peer, call):
+    start(EpisodeNode)
+    states = peer.hear(EpisodeState, "episode/state", qos.STATE)
+    say = peer.say(ActionChunk, "human/command", qos.COMMAND)
+    steer = lambda: say(peer.chunk(peer.tick(), [0.1, 0.0, 0.0, 0.0], source=Source.HUMAN))  # noqa: E731
+    call("start")
+    count = len(states)
+    graph.spin_until(lambda: (steer(), len(states) > count + 2)[1], "the approach")
+    assert not any(state.human_commands for state in states)
+    call("hand_over")
+    graph.spin_until(lambda: (steer(), states[-1].human_commands > 3)[1], "the count")
+    call("success")
+    graph.spin_until(lambda: states[-1].phase == Phase.ENDED, "the end")
+    assert states[-1].human_commands > 3
+    call("reset")
+    call("start")
+    call("hand_over")
+    graph.spin_until(lambda: states[-1].phase == Phase.CRITICAL, "the next one")
+    assert states[-1].human_commands == 0
 
 
 def test_state_is_latched_for_who_comes_late(graph, start, peer, call):
