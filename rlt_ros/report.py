@@ -240,21 +240,23 @@ def _tiles(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     if not counted:
         return ""
     last = counted[-WINDOW:]
-    won = [e for e in last if e.outcome == "success"]
+    won = [e for e in last if _alone(e)]
     low, high = wilson(len(won), len(last))
     steps = [e.critical_steps for e in won if e.critical_steps]
     seconds = sum(e.total_steps for e in episodes) / rate_hz
-    wins = sum(e.outcome == "success" for e in episodes)
+    wins = sum(_alone(e) for e in episodes)
     tiles = [
-        (f"{len(won) / len(last):.0%}", f"success of the last {len(last)}: {100 * low:.0f} to {100 * high:.0f} %"),
+        (f"{len(won) / len(last):.0%}",
+         f"success of the last {len(last)} without help: {100 * low:.0f} to {100 * high:.0f} %"),
         (f"{statistics.median(steps) / rate_hz:.2f} s" if steps else "–", "from hand-over to success, their median"),
-        (f"{600 * wins / seconds:.0f}" if seconds else "–", "successes in 10 minutes, whole session, without resets"),
+        (f"{600 * wins / seconds:.0f}" if seconds else "–",
+         "such successes in 10 minutes, whole session, without resets"),
         (f"{_share(episodes):.0%}", "of the episodes had an intervention"),
     ]
     ends = [e.end_s for e in episodes if e.end_s]
     if len(ends) > 1 and ends[-1] > ends[0]:
-        tiles.insert(3, (f"{600 * (wins - (episodes[0].outcome == 'success')) / (ends[-1] - ends[0]):.0f}",
-                         "successes in 10 minutes, resets and pauses included"))  # fmt: skip
+        tiles.insert(3, (f"{600 * (wins - _alone(episodes[0])) / (ends[-1] - ends[0]):.0f}",
+                         "such successes in 10 minutes, resets and pauses included"))  # fmt: skip
     inside = "".join(f'<div class="tile"><b>{figure}</b><span>{words}</span></div>' for figure, words in tiles)
     return f'<div class="tiles">{inside}</div>'
 
@@ -274,11 +276,16 @@ def _comparison(evaluations: Mapping[str, Mapping]) -> str:
     return table + '<p class="note">Critical phase, autonomous. Below a figure: its 95 % interval.</p>'
 
 
+def _alone(episode: EpisodeRecord) -> bool:
+    """A success without an intervention."""
+    return episode.outcome == "success" and not episode.interventions
+
+
 def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequence[dict]) -> str:
     counted = _counted(episodes, rate_hz)
     if not counted:
         return ""
-    won = [e.outcome == "success" for e, _ in counted]
+    won = [_alone(e) for e, _ in counted]
     rates, low, high = [], [], []
     for i in range(len(won)):
         window = won[max(0, i + 1 - WINDOW) : i + 1]
@@ -286,8 +293,9 @@ def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequenc
         for bound, value in zip((low, high), wilson(sum(window), len(window))):
             bound.append(value)
     learned = next((i for i, (e, _) in enumerate(counted) if e.policy_version > 0), None)
-    key = (f'<b class="c1">line</b>: mean of {WINDOW} episodes with its 95 % interval; <b class="c2">filled</b>: a'
-           ' success, <b class="c3">hollow</b>: none')  # fmt: skip
+    key = (f'<b class="c1">line</b>: successes without help, mean of {WINDOW} episodes with its 95 % interval;'
+           ' <b class="c2">filled</b>: one, <b class="c4">hollow above</b>: one with an intervention,'
+           ' <b class="c3">below</b>: none')  # fmt: skip
     if learned is not None:
         key += "; dashed: the first episode of the practised actor" + (", and changes of settings" if changes else "")
     figures = []
@@ -295,11 +303,12 @@ def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequenc
         marks = [x[learned]] if learned is not None else []
         marks += [x[i] for i in _changed_at(changes, [e for e, _ in counted])]
         good = [x[i] for i, success in enumerate(won) if success]
-        bad = [x[i] for i, success in enumerate(won) if not success]
+        helped = [x[i] for i, (e, _) in enumerate(counted) if e.outcome == "success" and not won[i]]
+        bad = [x[i] for i, (e, _) in enumerate(counted) if e.outcome != "success"]
         svg = chart(
             f"success rate against {name}",
             [Line(x, rates, "c1", low, high), Dots(good, [1.0] * len(good), "c2"),
-             Dots(bad, [0.0] * len(bad), "c3", True)],
+             Dots(helped, [1.0] * len(helped), "c4", True), Dots(bad, [0.0] * len(bad), "c3", True)],
             name, (0.0, 1.0), percent=True, marks=marks,
         )  # fmt: skip
         figures.append(_figure(f"Success rate, by {name.split(' ')[0]}", svg, key))

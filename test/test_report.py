@@ -89,7 +89,7 @@ def test_share_of_steps_by_a_person_and_the_gate_are_shown_where_they_were_noted
     page = write_report(tmp_path).read_text()
     assert "share of steps by a person" in charts_of(page)
     assert re.search(r"<td>force</td><td>15</td><td[^>]*><svg class=\"bars\"", page)
-    assert "<b>10</b><span>successes in 10 minutes, resets and pauses included" in page
+    assert "<b>0</b><span>such successes in 10 minutes, resets and pauses included" in page  # all with help
 
 
 def test_old_session_says_that_the_gate_was_not_noted(session):
@@ -151,6 +151,14 @@ def test_hand_over_quality_is_shown_with_its_presses(session):
     for words in ("<td>24 in 30</td>", '<td>92%<span class="interval">74 to 98</span></td>', "<td>0.03 (1)</td>",
                   "<td>-0.04 s</td>", "<td>–</td>", "<td>0.031</td>", '>96%<span class="interval">79 to 99</span>'):
         assert words in page, words
+
+
+def test_successes_with_an_intervention_are_not_the_policys(tmp_path):
+    for index in range(1, 11):
+        append_episode(tmp_path, EpisodeRecord(index, "success", 100, 150, int(index > 4), 1))
+    page = write_report(tmp_path).read_text()
+    assert "<b>40%</b><span>success of the last 10 without help: 17 to 69 %</span>" in page
+    assert "<b>80</b><span>such successes in 10 minutes, whole session" in page  # 4 in 1500 ticks
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"presses": "<many>"}'])
