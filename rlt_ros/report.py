@@ -240,11 +240,11 @@ def _tiles(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     if not counted:
         return ""
     last = counted[-WINDOW:]
-    won = [e for e in last if _alone(e)]
+    won = [e for e in last if e.alone]
     low, high = wilson(len(won), len(last))
     steps = [e.critical_steps for e in won if e.critical_steps]
     seconds = sum(e.total_steps for e in episodes) / rate_hz
-    wins = sum(_alone(e) for e in episodes)
+    wins = sum(e.alone for e in episodes)
     tiles = [
         (f"{len(won) / len(last):.0%}",
          f"success of the last {len(last)} without help: {100 * low:.0f} to {100 * high:.0f} %"),
@@ -255,7 +255,7 @@ def _tiles(episodes: Sequence[EpisodeRecord], rate_hz: float) -> str:
     ]
     ends = [e.end_s for e in episodes if e.end_s]
     if len(ends) > 1 and ends[-1] > ends[0]:
-        tiles.insert(3, (f"{600 * (wins - _alone(episodes[0])) / (ends[-1] - ends[0]):.0f}",
+        tiles.insert(3, (f"{600 * (wins - episodes[0].alone) / (ends[-1] - ends[0]):.0f}",
                          "such successes in 10 minutes, resets and pauses included"))  # fmt: skip
     inside = "".join(f'<div class="tile"><b>{figure}</b><span>{words}</span></div>' for figure, words in tiles)
     return f'<div class="tiles">{inside}</div>'
@@ -276,16 +276,11 @@ def _comparison(evaluations: Mapping[str, Mapping]) -> str:
     return table + '<p class="note">Critical phase, autonomous. Below a figure: its 95 % interval.</p>'
 
 
-def _alone(episode: EpisodeRecord) -> bool:
-    """A success without an intervention."""
-    return episode.outcome == "success" and not episode.interventions
-
-
 def _success(episodes: Sequence[EpisodeRecord], rate_hz: float, changes: Sequence[dict]) -> str:
     counted = _counted(episodes, rate_hz)
     if not counted:
         return ""
-    won = [_alone(e) for e, _ in counted]
+    won = [e.alone for e, _ in counted]
     rates, low, high = [], [], []
     for i in range(len(won)):
         window = won[max(0, i + 1 - WINDOW) : i + 1]

@@ -22,6 +22,7 @@ import yaml
 
 from rlt_ros.cli.practice import interrupt, only_user, run_graph
 from rlt_ros.cli.progress import DeployDisplay
+from rlt_ros.core.episode import Ended, Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     path = folder / "config.yaml"
     content = {node: {"ros__parameters": values} for node, values in own.items()}
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    ended: list[tuple] = []
+    ended: list[Ended] = []
     start = commands("sim", "simulated", str(session), task, extra_files=[*files, path], mode="deploy")
     try:
         code = run_graph(start, folder / "log", args.episodes, 0.0,
@@ -87,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def result(ended: list[tuple], task: str, session: Path, seed: int, first: int) -> dict:
-    """The fields of `rlt eval --json` that a running graph can tell, from :class:`~rlt_ros.core.episode.Ended`."""
+def result(ended: list[Ended], task: str, session: Path, seed: int, first: int) -> dict:
+    """The fields of `rlt eval --json` that a running graph can tell."""
     from rlt_ros.sim.evaluate import wilson
 
-    steps = [ticks for _, outcome, ticks, _ in ended if outcome.name == "SUCCESS"]
+    steps = [episode.steps for episode in ended if episode.outcome is Outcome.SUCCESS]
     low, high = wilson(len(steps), len(ended))
     return {
         "task": task,
@@ -103,11 +104,11 @@ def result(ended: list[tuple], task: str, session: Path, seed: int, first: int) 
         "wilson_low": low,
         "wilson_high": high,
         "median_steps_success": statistics.median(steps) if steps else None,
-        "never_handed_over": sum(not ticks for _, _, ticks, _ in ended),
+        "never_handed_over": sum(not episode.steps for episode in ended),
         "seed": seed,
         "first_scene": first,
-        "outcomes": [outcome.name for _, outcome, _, _ in ended],
-        "critical_steps": [ticks for _, _, ticks, _ in ended],
+        "outcomes": [episode.outcome.name for episode in ended],
+        "critical_steps": [episode.steps for episode in ended],
     }
 
 

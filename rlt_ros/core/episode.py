@@ -163,8 +163,7 @@ class Score:
     def __init__(self, window: int = 20) -> None:
         self.phase = Phase.IDLE
         self._counted = -1
-        # (time [s], success without a person's help, critical ticks, success with it)
-        self._ended: deque[tuple[float, bool, int, bool]] = deque(maxlen=window)
+        self._ended: deque[tuple[float, Ended]] = deque(maxlen=window)  # when (s), and how
         self._began_s: float | None = None
 
     def see(
@@ -184,8 +183,7 @@ class Score:
             return True
         if len(self._ended) == self._ended.maxlen:
             self._began_s = self._ended[0][0]  # the window begins where the episode that leaves it ended
-        success = outcome is Outcome.SUCCESS
-        self._ended.append((now_s, success and not helped, critical_ticks, success and helped))
+        self._ended.append((now_s, Ended(episode, outcome, critical_ticks, helped)))
         return True
 
     def __len__(self) -> int:
@@ -195,20 +193,25 @@ class Score:
     @property
     def success_rate(self) -> float:
         """Share of the window's episodes that succeeded without help; 0 before the first."""
-        return sum(success for _, success, _, _ in self._ended) / len(self._ended) if self._ended else 0.0
+        return self._alone / len(self._ended) if self._ended else 0.0
 
     @property
     def helped_rate(self) -> float:
         """Share of the window's episodes that succeeded with a person's help; 0 before the first."""
-        return sum(helped for _, _, _, helped in self._ended) / len(self._ended) if self._ended else 0.0
+        won = sum(ended.outcome is Outcome.SUCCESS for _, ended in self._ended)
+        return (won - self._alone) / len(self._ended) if self._ended else 0.0
 
     @property
     def median_steps(self) -> float:
         """Control ticks of the critical phase, median of the successes without help; 0 without one."""
-        return float(median([ticks for _, success, ticks, _ in self._ended if success] or [0]))
+        return float(median([ended.steps for _, ended in self._ended if ended.alone] or [0]))
 
     @property
     def successes_per_10min(self) -> float:
         """Those without help, over the wall time from the end of the episode before the window, pauses included."""
         seconds = self._ended[-1][0] - self._began_s if self._ended else 0.0
-        return 600.0 * sum(success for _, success, _, _ in self._ended) / seconds if seconds > 0.0 else 0.0
+        return 600.0 * self._alone / seconds if seconds > 0.0 else 0.0
+
+    @property
+    def _alone(self) -> int:
+        return sum(ended.alone for _, ended in self._ended)

@@ -38,7 +38,8 @@ def _read(path: Path) -> dict:
         raise CheckpointError(f"checkpoint {path}: not a learner checkpoint; expected it to start with {_MAGIC!r}")
     if hashlib.sha256(payload).digest() != digest:
         kept = sorted(other.name for other in path.parent.glob(f"{path.stem}-*{path.suffix}"))
-        remedy = f"remove it and copy an older one to its place: {', '.join(reversed(kept))}" if kept else "remove it or restore a copy"
+        older = f"remove it and copy an older one to its place: {', '.join(reversed(kept))}"
+        remedy = older if kept else "remove it or restore a copy"
         raise CheckpointError(f"checkpoint {path}: damaged (checksum differs); {remedy}")
     return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
 

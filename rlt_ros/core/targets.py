@@ -213,7 +213,10 @@ class JointTargets:
 
     def _outside(self, at: np.ndarray) -> float:
         """How far out of the box a place is, m, on its worst axis; 0 inside."""
-        return 0.0 if self._box is None else max(0.0, *(np.subtract(self._box[0], at)), *(np.subtract(at, self._box[1])))
+        if self._box is None:
+            return 0.0
+        lower, upper = self._box
+        return max(0.0, *np.subtract(lower, at), *np.subtract(at, upper))
 
     def _bounded(self, joints: np.ndarray, change: np.ndarray) -> np.ndarray:
         """`joints` after as much of `change` as limits and leash allow."""

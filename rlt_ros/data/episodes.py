@@ -24,6 +24,11 @@ class EpisodeRecord:
     end_s: float = 0.0  # ROS time of the end, s; 0: from a session that did not note it
     gate: dict[str, int] = field(default_factory=dict)  # what the gate refused, held or changed since the last
 
+    @property
+    def alone(self) -> bool:
+        """A success without an intervention."""
+        return self.outcome == "success" and not self.interventions
+
 
 def append_episode(session: Path, record: EpisodeRecord) -> None:
     """Add one line to the session's list; the line is with the operating system when this returns.

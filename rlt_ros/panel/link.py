@@ -214,7 +214,7 @@ class Link:
         self._nodes: dict[str, NodeHealth] = {}
         self._history: dict[int, Ended] = {}
         for record in read_episodes(self._session) if self._session else []:
-            outcome, helped = Outcome[record.outcome.upper()], record.human_steps > 0
+            outcome, helped = Outcome[record.outcome.upper()], record.interventions > 0
             self._history[record.index] = Ended(record.index, outcome, record.critical_steps, helped)
         self._clients = {name: node.create_client(Trigger, action.service) for name, action in ACTIONS.items()}
         node.create_subscription(EpisodeState, "episode/state", self._on_episode, qos.STATE)

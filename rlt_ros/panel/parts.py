@@ -335,7 +335,8 @@ class Curves(Part):
             sum(good[max(0, i + 1 - window) : i + 1]) / len(good[max(0, i + 1 - window) : i + 1])
             for i in range(len(good))
         ]
-        plot = self._frame(painter, left, f"success without help, mean of {window}", ("0 %", "100 %"), (first, last), line)
+        title = f"success without help, mean of {window}"
+        plot = self._frame(painter, left, title, ("0 %", "100 %"), (first, last), line)
         x = lambda area, n: area.left() + area.width() * (n - first) / max(1, last - first)  # noqa: E731
         area = plot.adjusted(5, 6, -5, -6)
         painter.setPen(NO_PEN)
