@@ -84,7 +84,14 @@ class Graph:
         while not condition():
             if time.monotonic() > deadline:
                 pytest.fail(f"waited {timeout_s} s for {what() if callable(what) else what}; UDP: {_sockets()}")
-            self.executor.spin_once(0.02)
+            self.spin_once(0.02)
+
+    def spin_once(self, most_s: float) -> None:
+        """Do what is next, or wait for it so long; as the process of a node does."""
+        from rlt_ros.ros.node import RltNode
+        from rlt_ros.ros.run import spin_once
+
+        spin_once(self.executor, [node for node in self.nodes if isinstance(node, RltNode)], most_s)
 
     def close(self) -> None:
         """Destroy the nodes."""

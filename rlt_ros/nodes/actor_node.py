@@ -14,7 +14,6 @@ from rlt_ros.core.weights import WeightsRejected, pack, read_key, sign, unpack
 from rlt_ros.msg import ActionChunk, EpisodeState, PolicyWeights, Proprio, RLState
 from rlt_ros.ros import qos
 from rlt_ros.ros.conversions import chunk_from_msg, packed
-from rlt_ros.ros.loop import PeriodStatistics
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import SharedParameters, parameter
 from rlt_ros.ros.rivals import Sender
@@ -114,11 +113,7 @@ class ActorNode(RltNode):
         self.on_undo(self.unpacking.close)
         self.latest_weights = self.of_session() if p.weights == "session" else None
         self.begun = False
-        self.pace = PeriodStatistics(self.control.period_s)  # of the commands, which follow the proprioception
-        if p.phase:
-            self.loop = self.every_tick(self.act_if_known, later=self.act, later_phase=p.phase)
-        else:
-            self.loop = self.every_tick(self.act)
+        self.loop = self.every_tick(self.act, p.phase)
 
     def owed_ns(self) -> int | None:
         return self.control.stamp_ns(self.proprio_tick + 1) if self.proprio_tick >= 0 else None
@@ -132,7 +127,7 @@ class ActorNode(RltNode):
         self.proprio_tick, self.proprio = tick, proprio
         self.proprio_s, now_ns = self.now_s(), self.now_ns()
         self.arrivals.append((now_ns - self.control.stamp_ns(tick)) / self.control.period_ns)
-        self.act_if_known(self.control.tick(now_ns))
+        self.loop.hurry(tick, now_ns)
 
     def on_state(self, data: bytes) -> None:
         frame = state_from_wire(data, proprio_dim=self.task.proprio_dim)
@@ -166,7 +161,6 @@ class ActorNode(RltNode):
         if self.episode.phase in RUNNING and not self.begun:  # while the other nodes start nobody is waited for
             self.begun, self.behind = True, 0
             self.loop.statistics.reset()
-            self.pace.reset()
 
     def of_session(self) -> PolicyWeights:
         """The session's newest policy, to be checked as if the learner had sent it. ValueError without one."""
@@ -232,13 +226,6 @@ class ActorNode(RltNode):
             raise ValueError(f"weights of version {msg.version} have {wrong}, this task needs {sizes}")
         return actor
 
-    def act_if_known(self, tick: int) -> bool:
-        """Command the present tick, when its own proprioception is there; whether it was."""
-        known = self.proprio_tick >= tick
-        if known:
-            self.act(tick)
-        return known
-
     def act(self, tick: int) -> None:
         """Command a tick, once."""
         if tick <= self.acted_tick:
@@ -249,7 +236,6 @@ class ActorNode(RltNode):
             self.proprio, self.proprio_tick = None, -1
         self.acted_tick = tick
         now_s = self.now_s()
-        self.pace.record(now_s)
         fresh = now_s - self.proprio_s <= self.params.proprio_timeout_s
         silent = self.episode.phase in RUNNING and now_s - self.episode_s > self.params.episode_timeout_s
         if silent:  # nobody would end this episode: hold, and go on when its node is heard again
@@ -295,11 +281,10 @@ class ActorNode(RltNode):
 
     def on_diagnostics_(self) -> dict:
         self.problem = self.trouble()
-        pace = {f"command_{name}": round(ms, 3) for name, ms in self.pace.summary().items() if name.endswith("_ms")}
         refused = {f"weights_refused_{reason}": count for reason, count in self.refused_weights.items()}
         return {
             "policy_version": self.version,
             "holding": self.hold_reason,
             "ticks_with_older_proprio": self.behind,
             "exploration_std": self.params.exploration_std,
-        } | pace | refused | {f"held {reason}": ticks for reason, ticks in self.held.items()}
+        } | refused | {f"held {reason}": ticks for reason, ticks in self.held.items()}

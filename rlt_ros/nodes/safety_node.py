@@ -126,7 +126,7 @@ class SafetyNode(RltNode):
             self.subscribe(String, DESCRIPTION, self.on_description, qos.STATE)
         self.trigger("safety/stop", self.on_stop, always=True)
         self.trigger("safety/release", self.on_release)
-        self.every_tick(self.on_watchdog, self.params.watchdog_phase)
+        self.watchdog = self.every_tick(self.on_watchdog, self.params.watchdog_phase)
         self.every(1.0, lambda: self.report(force=True))
         self.every(0.2, self.look_for_second_actor)
         self.every(1.0, self.look_for_rivals, wall=True)
@@ -258,6 +258,7 @@ class SafetyNode(RltNode):
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
+        self.watchdog.done(chunk.tick)
         self.executed.publish(chunk_to_wire(chunk, self.control))
         for output in self.outputs:
             output.send(chunk)

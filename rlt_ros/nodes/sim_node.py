@@ -107,7 +107,7 @@ class SimNode(RltNode):
         if self.simulated_time:
             self.clock = SimulatedClock(self, time.time_ns(), p.patience_s, self.get_logger().warning)
         else:
-            self.every_tick(self.on_tick, p.phase, locked=False)
+            self.every_tick(self.on_tick, p.phase, apart=True)
         self.painter = LatestWorker("painter", self.paint, self.fail, prepare=lambda: priority.apply("ordinary"))
         self.on_undo(self.painter.close)
         self.painting = threading.Lock()  # the environment must not be reset meanwhile

@@ -1,8 +1,8 @@
-"""A loop that runs once a control tick, aligned to the ticks of the ROS clock.
+"""What happens once a control tick, aligned to the ticks of the ROS clock.
 
-A plain thread that sleeps to absolute deadlines: half the CPU of an executor's timer at the same jitter, and every
-process of the graph ticks at the same moment, so that a phase offset orders them (proprio before actor before safety).
-With simulated time nothing sleeps: /clock calls.
+Every process of the graph ticks at the same moments, to absolute deadlines, so that a phase offset orders them (proprio
+before actor before safety). A loop is called by whoever spins the node, who waits for messages no longer than until
+`next_ns`; with simulated time by /clock; or by a thread of its own (LoopThread), where a tick takes long.
 """
 
 import threading
@@ -61,50 +61,87 @@ class PeriodStatistics:
                          "period_error_max_ms": 1e3 * largest_s}
 
 
-class TickSchedule:
-    """Which tick is next, and when. Pure: time goes in as a number."""
+class TickLoop:
+    """Calls `function(tick)` once a tick, `phase` of the period after it began: from `advance`, between start and stop.
 
-    def __init__(self, clock: ControlClock, phase: float = 0.0) -> None:
-        """`phase` in [0, 1) is the part of the period that passes from a tick's stamp to its run."""
+    What comes in may spare the wait, and with it the wake-up: `hurry` says that a tick has all that it waits for, `done`
+    that it has been done. A tick whose moment has passed by less than a period is still called, older ones are skipped.
+
+    Attributes:
+        next_ns: ROS time of the next call; None while stopped, and before the first `advance`.
+        statistics: of the calls, and of what was `done` instead.
+    """
+
+    def __init__(self, function: Callable[[int], Any], control: ControlClock, phase: float = 0.0,
+                 now_s: Callable[[], float] = time.monotonic) -> None:
+        """`phase` in [0, 1); `now_s` is a clock that nobody sets, for the statistics."""
         if not 0.0 <= phase < 1.0:
             raise ValueError(f"phase of the loop is {phase}, expected a part of the period in [0, 1)")
-        self._clock = clock
-        self._offset_ns = round(phase * clock.period_ns)
-
-    def next(self, now_ns: int, last_tick: int | None) -> tuple[int, int]:
-        """Return (tick, ROS time in ns at which to run it): the first one after `last_tick` that is not yet over.
-
-        A tick whose moment has passed by less than a period is still run, at once; older ones are skipped. A ROS clock
-        that jumped back by more than a tick starts afresh.
-        """
-        tick = self._clock.tick(now_ns - self._offset_ns)
-        if last_tick is None or tick < last_tick - 1:
-            tick += 1  # start on a boundary, not in the middle of a tick
-        else:
-            tick = max(tick, last_tick + 1)
-        return tick, self._clock.stamp_ns(tick) + self._offset_ns
-
-
-class TickLoop:
-    """Calls `function(tick)` once a tick in a thread of its own, from start() to stop()."""
-
-    def __init__(self, function: Callable[[int], Any], clock: ControlClock, phase: float = 0.0,
-                 now_ns: Callable[[], int] = time.time_ns,
-                 on_error: Callable[[BaseException], None] | None = None,
-                 later: Callable[[int], Any] | None = None, later_phase: float = 0.0) -> None:
-        """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop.
-
-        later: called with the same tick at `later_phase` of it, unless `function` returned True.
-        """
-        if later is not None and not phase < later_phase < 1.0:
-            raise ValueError(f"later phase of the loop is {later_phase}, expected more than {phase} and less than 1")
-        self._later, self._later_ns = later, round((later_phase - phase) * clock.period_ns)
-        self.statistics = PeriodStatistics(clock.period_ns * 1e-9)
-        self._period_ns = clock.period_ns
+        self.statistics = PeriodStatistics(control.period_ns * 1e-9)
+        self.next_ns: int | None = None
+        self.period_ns = control.period_ns
+        self._offset_ns = round(phase * control.period_ns)
         self._function = function
-        self._schedule = TickSchedule(clock, phase)
-        self._now_ns = now_ns
-        self._on_error = on_error
+        self._now_s = now_s
+        self._running = False
+        self._last: int | None = None  # the newest tick that was called, or is not to be called
+        self._hurried = -1
+
+    def start(self) -> None:
+        """Begin with the next `advance`; a loop that runs already is left alone."""
+        if not self._running:
+            self.statistics.reset()
+            self._running, self._last, self._hurried = True, None, -1
+
+    def stop(self) -> None:
+        """Call no more."""
+        self._running, self.next_ns = False, None
+
+    def advance(self, now_ns: int) -> None:
+        """It is `now_ns`: call the function for the tick that is due, if any."""
+        # Further ahead than two periods is what a clock that was set back has left behind.
+        if not self._running or self.next_ns is not None and now_ns < self.next_ns < now_ns + 2 * self.period_ns:
+            return
+        tick, due_ns = self._next(now_ns)
+        if due_ns <= now_ns:
+            self._note(tick)
+            self._function(tick)
+            tick, due_ns = self._next(now_ns)
+        if self._running:  # the function may have stopped the loop
+            self.next_ns = due_ns
+
+    def hurry(self, tick: int, now_ns: int) -> None:
+        """Ticks up to `tick` have what they wait for: they are called as soon as they have begun, at once if they have."""
+        self._hurried, self.next_ns = tick, None
+        self.advance(now_ns)
+
+    def done(self, tick: int) -> None:
+        """What is to happen in `tick` has happened: it is not called."""
+        if self.next_ns is not None and tick > self._last:
+            self._note(tick)
+            self.next_ns = (tick + 1) * self.period_ns + self._offset_ns
+
+    def _next(self, now_ns: int) -> tuple[int, int]:
+        """(tick, ROS time in ns at which to call it): the first one after the last that is not yet over."""
+        tick = (now_ns - self._offset_ns) // self.period_ns
+        if self._last is None or tick < self._last - 1:  # a beginning, or a clock that was set back by more than a tick
+            self._last, self._hurried = tick, -1  # on a boundary, not in the middle of a tick
+        # A tick that can be called overtakes those that still wait.
+        tick = max(tick, self._last + 1, min(self._hurried, now_ns // self.period_ns))
+        return tick, tick * self.period_ns + (self._offset_ns if tick > self._hurried else 0)
+
+    def _note(self, tick: int) -> None:
+        self.statistics.record(self._now_s(), max(0, tick - self._last - 1))
+        self._last = tick
+
+
+class LoopThread:
+    """A thread that sleeps until a loop is due and calls it, from start() to stop()."""
+
+    def __init__(self, loop: TickLoop, now_ns: Callable[[], int] = time.time_ns,
+                 on_error: Callable[[BaseException], None] | None = None) -> None:
+        """`now_ns` is the ROS clock; `on_error` gets the exception that ends the loop."""
+        self.loop, self._now_ns, self._on_error = loop, now_ns, on_error
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -112,7 +149,7 @@ class TickLoop:
         """Start ticking; a loop that runs already is left alone."""
         if self._thread is None:
             self._stop.clear()
-            self.statistics.reset()
+            self.loop.start()
             self._thread = threading.Thread(target=self._run, name="tick_loop", daemon=True)
             self._thread.start()
 
@@ -128,74 +165,14 @@ class TickLoop:
                 raise RuntimeError(f"the tick that is running did not end within {timeout_s} s")
 
     def _run(self) -> None:
-        last: int | None = None
         try:
-            while True:
-                tick, due_ns = self._schedule.next(self._now_ns(), last)
-                if self._stopped_at(due_ns):
-                    return
-                if self._set_back(due_ns):
-                    continue
-                self.statistics.record(time.monotonic(), 0 if last is None else max(0, tick - last - 1))
-                last = tick
-                if self._function(tick) is not True and self._later is not None:
-                    if self._stopped_at(due_ns + self._later_ns):
-                        return
-                    if not self._set_back(due_ns + self._later_ns):
-                        self._later(tick)
+            while not self._stop.is_set():
+                self.loop.advance(self._now_ns())
+                # A period at most, as a clock may be set meanwhile. Finer than Event.wait, which goes through a condition.
+                time.sleep(max(0, min(self.loop.next_ns - self._now_ns(), self.loop.period_ns)) * 1e-9)
         except BaseException as error:
             if self._on_error is None:
                 raise
             self._on_error(error)
-
-    def _stopped_at(self, due_ns: int) -> bool:
-        """Sleep until then, a period at most; whether the loop has been stopped."""
-        wait_ns = min(due_ns - self._now_ns(), self._period_ns)
-        if wait_ns > 0:
-            time.sleep(wait_ns * 1e-9)  # finer than Event.wait, which goes through a condition
-        return self._stop.is_set()
-
-    def _set_back(self, due_ns: int) -> bool:
-        """Whether the clock went back meanwhile: what has been waited for is in the future again."""
-        return due_ns - self._now_ns() > self._period_ns // 2
-
-
-class ClockedLoop:
-    """TickLoop by a simulated clock: whoever hears the clock calls `advance`, and that calls `function(tick)`.
-
-    Attributes:
-        next_ns: ROS time of the next call; None while stopped and before the clock is known.
-    """
-
-    def __init__(self, function: Callable[[int], None], control: ControlClock, phase: float = 0.0) -> None:
-        self.statistics = PeriodStatistics(control.period_ns * 1e-9)
-        self.next_ns: int | None = None
-        self._function = function
-        self._schedule = TickSchedule(control, phase)
-        self._running = False
-        self._last: int | None = None
-
-    def start(self) -> None:
-        """Follow the clock from the next `advance` on; a loop that runs already is left alone."""
-        if not self._running:
-            self.statistics.reset()
-            self._running, self._last = True, None
-
-    def stop(self) -> None:
-        """Follow it no longer."""
-        self._running, self.next_ns = False, None
-
-    def advance(self, now_ns: int) -> None:
-        """The clock is at `now_ns`: call the function for the tick that is due, if any; older ones are skipped."""
-        if not self._running:
-            return
-        tick, due_ns = self._schedule.next(now_ns, self._last)
-        if self._last is None or tick <= self._last:  # a beginning, or a clock that was set back
-            self._last = tick - 1  # this one is due, however far the clock jumps now
-        if due_ns <= now_ns:
-            self.statistics.record(now_ns * 1e-9, max(0, tick - self._last - 1))
-            self._last = tick
-            self._function(tick)
-            tick, due_ns = self._schedule.next(now_ns, tick)
-        if self._running:  # the function may have stopped the loop
-            self.next_ns = due_ns
+        finally:
+            self.loop.stop()

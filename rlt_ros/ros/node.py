@@ -23,6 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import inf
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -40,7 +41,7 @@ from rlt_ros.core.streams import ONE_CLOCK, SYNCHRONISE
 from rlt_ros.data.changes import record_change
 from rlt_ros.ros import parameters, priority, qos
 from rlt_ros.ros.conversions import header, stamp_ns
-from rlt_ros.ros.loop import ClockedLoop, TickLoop
+from rlt_ros.ros.loop import LoopThread, TickLoop
 from rlt_ros.ros.parameters import ParameterError, SharedParameters
 from rlt_ros.ros.simulated_clock import CLOCK, FOREVER_NS, LEAVE
 
@@ -82,7 +83,9 @@ class RltNode(LifecycleNode):
         self._lock = threading.RLock()
         self._made: dict[str, list[Callable[[], None]]] = {"configure": [], "activate": []}  # stage -> what undoes it
         self._stage = ""
-        self._loops: list[TickLoop | ClockedLoop] = []
+        self._loops: list[TickLoop] = []
+        self._apart: list[LoopThread] = []  # what whoever spins this node does not call
+        self._news_due = False  # diagnostics are to be sent when there is time for them
         self.simulated_time = False
         self._leave: Any = None  # publisher, with simulated time
         self._left_ns: int | None = None  # the leave that was given last
@@ -92,7 +95,7 @@ class RltNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Not below "~": diagnostics have one well-known place (REP-107).
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.EVENT)
-        self.create_timer(1.0, self._publish_diagnostics, clock=_WALL)
+        self.create_timer(1.0, self.give_news, clock=_WALL)
 
     # Hooks for the author of a node. Each may raise; the exception becomes the transition's failure.
 
@@ -218,38 +221,58 @@ class RltNode(LifecycleNode):
         self.on_undo(lambda: self.destroy_timer(timer))
         return timer
 
-    def every_tick(self, callback: Callable[[int], Any], phase: float = 0.0, locked: bool = True,
-                   later: Callable[[int], Any] | None = None, later_phase: float = 0.0) -> TickLoop | ClockedLoop:
+    def every_tick(self, callback: Callable[[int], Any], phase: float = 0.0, apart: bool = False) -> TickLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
-        It runs in a thread of its own, to the ROS clock's ticks, and shares the lock with the callbacks: keep those
-        short in a node that ticks. The loop's period errors appear in the diagnostics. `locked=False` is for long
-        ticks: messages are received meanwhile, and the node itself guards what both sides touch. With simulated time
-        the executor calls it, when /clock says so.
+        Whoever spins the node calls it, between two messages: keep callbacks short in a node that ticks. What a callback
+        knows may spare a wake-up (`hurry` and `done` of what is returned). The loop's period errors appear in the
+        diagnostics. With simulated time it is called when /clock says so.
 
-        later: called with the same tick, `later_phase` after it began, unless `callback` returned True: to wake up once
-        a tick where that is enough. A callback whose tick was done already must know it.
+        apart: for long ticks, in a thread of their own: messages are received meanwhile, and the node itself guards
+        what both sides touch.
         """
 
-        def firing(function: Callable[[int], Any]) -> Callable[[int], Any]:
-            def fire(tick: int) -> Any:
-                with self._lock if locked else nullcontext():
-                    return function(tick) if self.active else None
+        def fire(tick: int) -> None:
+            with nullcontext() if apart else self._lock:
+                if self.active:
+                    callback(tick)
 
-            return fire
-
-        if self.simulated_time:
-            if later is not None:
-                self.every_tick(later, later_phase, locked)
-            loop = ClockedLoop(firing(callback), self.control, phase)
+        loop = TickLoop(self._guard(fire), self.control, phase, self.now_s)
+        if apart and not self.simulated_time:
+            thread = LoopThread(loop, self.now_ns)
+            self._apart.append(thread)
+            self.on_undo(lambda: (thread.stop(), self._apart.remove(thread)))
         else:
-            loop = TickLoop(firing(callback), self.control, phase, self.now_ns, self.fail,
-                            later and firing(later), later_phase)
-        self._loops.append(loop)
-        self.on_undo(lambda: (loop.stop(), self._loops.remove(loop)))
+            self._loops.append(loop)
+            self.on_undo(lambda: (loop.stop(), self._loops.remove(loop)))
         if self._stage == "activate":
-            loop.start()
+            self._start_loops()
         return loop
+
+    def _start_loops(self) -> None:
+        for loop in self._loops:
+            loop.start()
+        for thread in self._apart:
+            thread.start()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Call the ticks that are due, unless /clock does."""
+        if not self.simulated_time:
+            for loop in tuple(self._loops):
+                loop.advance(self.now_ns())
+
+    def left_s(self) -> float:
+        """Seconds until a tick is due, for which whoever spins this node is to call run_due(); inf without one."""
+        due_ns = [loop.next_ns for loop in self._loops if loop.next_ns is not None]
+        return (min(due_ns) - self.now_ns()) * 1e-9 if due_ns and not self.simulated_time else inf
+
+    def run_due(self) -> None:
+        """Call the ticks that are due, and what is done when there is time."""
+        self._advance()
+        if self._news_due and self._has_time():
+            self._news_due = False
+            self._publish_diagnostics()
 
     def on_undo(self, action: Callable[[], Any]) -> None:
         """Call `action()` when what the present hook makes is to be undone, without the lock: for threads."""
@@ -369,8 +392,7 @@ class RltNode(LifecycleNode):
         except BaseException:
             self._undo_all("activate")
             raise
-        for loop in self._loops:
-            loop.start()
+        self._start_loops()
         self.give_leave()
         self._take_place()
         self._tell_when_well()
@@ -396,7 +418,7 @@ class RltNode(LifecycleNode):
     def _deactivate(self) -> None:
         with self._lock:
             self.active = False  # stop accepting first
-        for loop in self._loops:
+        for loop in (*self._loops, *self._apart):
             loop.stop()
         self.give_leave()
         try:
@@ -505,13 +527,25 @@ class RltNode(LifecycleNode):
 
         return guarded
 
+    def _has_time(self) -> bool:
+        """Whether no tick is due soon: saying how a node is takes milliseconds, which none should wait for."""
+        return not self._loops or self.left_s() > self.control.period_s / 2
+
+    def give_news(self) -> None:
+        """Publish the diagnostics, after the next tick where that is due soon; what was put off is not put off again."""
+        put_off, self._news_due = self._news_due, False
+        if put_off or self._has_time():
+            self._publish_diagnostics()
+        else:
+            self._news_due = True
+
     def _publish_diagnostics(self) -> bytes:
         """Say how the node is; the level that was said."""
         self.give_leave(again=True)
         state = self._state_machine.current_state[1]
         with self._lock:
             values = self.on_diagnostics_() if self.params is not None else {}
-        for loop in self._loops:
+        for loop in (*self._loops, *(thread.loop for thread in self._apart)):
             values |= {name: round(value, 3) for name, value in loop.statistics.summary().items()}
         values |= {f"rejected {topic}": count for topic, count in self.rejected.items()}
         values["nobody_sends"] = ", ".join(s.topic_name for s in self._heard if not s.get_publisher_count())

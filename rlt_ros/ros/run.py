@@ -14,12 +14,16 @@ import inspect
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from math import inf
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from rlt_ros.ros import priority
 
 if TYPE_CHECKING:
+    from rclpy.experimental import EventsExecutor
+
     from rlt_ros.ros.node import RltNode
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -112,6 +116,17 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, sto
         signal.alarm(0)
 
 
+def spin_once(executor: EventsExecutor, nodes: Sequence[RltNode], most_s: float) -> None:
+    """Do what is next: a message, a timer, or the ticks of `nodes` that are due; wait for it `most_s` at most."""
+    for node in nodes:
+        left_s = node.left_s()
+        if left_s < inf:  # two periods, as a clock may be set while it is waited for
+            most_s = max(0.0, min(most_s, left_s, 2 * node.control.period_s))
+    executor.spin_once(most_s)
+    for node in nodes:
+        node.run_due()
+
+
 def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
     import rclpy
     from rclpy.experimental import EventsExecutor
@@ -138,8 +153,9 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
         gc.collect()
         gc.freeze()
         executor.add_node(node)
-        while not stop.count and node.failure is None and rclpy.ok():
-            executor.spin_once(_SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
+        nodes = [node]
+        while not stop.count and node.failure is None:
+            spin_once(executor, nodes, _SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
     finally:
         node.close()
         # All is said and saved. Fast DDS 3.2 can spin without end when participants end together (its issue 6513), and

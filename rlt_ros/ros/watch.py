@@ -63,8 +63,6 @@ class Picture:
             "late_references",
             "updates",
             "ticks_with_older_proprio",
-            "command_period_error_p99_ms",
-            "command_period_error_p999_ms",
         )
         found = {
             node: {k: float(v) for k, v in values.items() if k in kept}

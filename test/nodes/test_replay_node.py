@@ -69,7 +69,7 @@ class Streams:
             if tick % 10 == 5:
                 self.references(self.peer.chunk(tick, [0.1, 0.0, 0.0, 0.0], 50))
             self.executed(self.peer.chunk(tick, [0.3, 0.0, 0.0, 0.0], 1, source, policy_version=2))
-            graph.executor.spin_once(0.001)
+            graph.spin_once(0.001)
 
 
 @pytest.fixture

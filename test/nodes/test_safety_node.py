@@ -116,6 +116,13 @@ def driven(gate) -> bool:
     return moving(gate.heard)
 
 
+def test_watchdog_wakes_up_for_no_tick_that_was_commanded(graph, gate):
+    until_moving(graph, gate)
+    graph.spin_until(lambda: (gate.drive(), gate.sent_tick == gate.driven)[1], "a candidate's command")
+    due_ns = gate.control.stamp_ns(gate.driven + 1) + gate.params.watchdog_phase * gate.control.period_ns
+    assert gate.watchdog.next_ns == pytest.approx(due_ns, abs=1)
+
+
 def test_robot_is_held_until_somebody_commands(graph, gate):
     graph.spin_until(lambda: len(gate.heard) > 2, "the watchdog")
     assert all(msg.source == Source.HOLD for msg in gate.heard)

@@ -233,7 +233,7 @@ class Run:
                 return False
             future = client.call_async(GetState.Request())
             for _ in range(50):
-                self.graph.executor.spin_once(0.02)
+                self.graph.spin_once(0.02)
                 if future.done():
                     return future.result().current_state.label == "active"
             return False
@@ -304,7 +304,7 @@ class RealRun(Run):
         """Into that tick far enough that what comes now belongs to it."""
         due_ns = self.clock.stamp_ns(tick) + self.clock.period_ns // 4
         while (left_ns := due_ns - time.time_ns()) > 0:
-            self.graph.executor.spin_once(left_ns * 1e-9)
+            self.graph.spin_once(left_ns * 1e-9)
 
     def commands(self) -> dict[int, tuple]:
         before = self.counted()  # what came late while the nodes started is nothing to the run

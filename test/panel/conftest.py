@@ -30,7 +30,7 @@ class Stage:
         began_s = time.monotonic()
         self.app.processEvents()
         self.longest_s = max(self.longest_s, time.monotonic() - began_s)
-        self.graph.executor.spin_once(0.005)
+        self.graph.spin_once(0.005)
 
     def until(self, condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
         """Go on until `condition()`; fail, saying `what` was awaited."""

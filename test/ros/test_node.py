@@ -1,5 +1,6 @@
 """RltNode over real DDS, in process."""
 
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -133,7 +134,7 @@ def test_ticks_are_consecutive_and_follow_the_ros_clock(graph) -> None:
     node.trigger_deactivate()
     count = len(node.ticks)
     assert sorted(set(node.ticks)) == node.ticks
-    graph.executor.spin_once(0.05)
+    graph.spin_once(0.05)
     assert len(node.ticks) == count
 
 
@@ -196,6 +197,34 @@ def test_live_parameter_changes_and_others_refuse(graph) -> None:
     assert not out_of_range.successful and "gain" in out_of_range.reason and node.params.gain == 2.0
     fixed = node.set_parameters([Parameter("action_dim", value=5)])[0]
     assert not fixed.successful and "cannot change" in fixed.reason
+
+
+def test_diagnostics_wait_for_a_tick_that_is_due_soon_but_not_twice(graph, monkeypatch) -> None:
+    node = started(graph)
+    said: list[float] = []
+    monkeypatch.setattr(node, "_publish_diagnostics", lambda: said.append(node.left_s()))
+    node.give_news()
+    before = len(said)
+    node.left_s = lambda: 0.004
+    node.run_due()
+    node.give_news()
+    assert len(said) == before
+    node.left_s = lambda: 0.016
+    node.run_due()
+    assert said[before:] == [0.016]
+    node.left_s = lambda: 0.004
+    node.give_news()
+    node.give_news()
+    assert len(said) == before + 2
+
+
+def test_ticks_apart_do_not_wait_for_callbacks(graph) -> None:
+    node, ticked = graph.add(made(action_dim=4)), threading.Event()
+    node.trigger_configure()
+    node.every_tick(lambda tick: ticked.set(), apart=True)
+    node.trigger_activate()
+    with node._lock:  # as a callback holds it
+        assert ticked.wait(10.0)
 
 
 def test_diagnostics_carry_the_hooks_values_and_the_loops(graph, peer) -> None:
