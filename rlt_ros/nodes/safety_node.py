@@ -18,7 +18,7 @@ from rlt_ros.ros import outputs, qos
 from rlt_ros.ros.conversions import chunk_from_msg, header, stamp_ns
 from rlt_ros.ros.node import RltNode
 from rlt_ros.ros.parameters import ParameterError, SharedParameters, parameter
-from rlt_ros.ros.rivals import Sender
+from rlt_ros.ros.rivals import Sender, who_else_sends
 from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
 from rlt_ros.ros.wire import chunk_from_wire, chunk_to_wire, proprio_from_wire
 from rlt_ros.sim.task import load_task
@@ -108,6 +108,7 @@ class SafetyNode(RltNode):
         self.episodes: tuple = None, None  # what the newest two different states said
         self.stamps: deque[tuple[int, int]] = deque(maxlen=20)  # of this gate's own newest states
         self.executed = self.publish(ActionChunk, "command/executed", qos.COMMAND)
+        self.moving = [self.executed, *(output.topic for output in self.outputs)]  # on these the gate alone may send
         self.state = self.publish(SafetyState, "safety/state", qos.STATE)
         # Each of these has one sender; of two, neither knows what the other does.
         sender = lambda *heard, chance=1, **how: Sender(self, self.subscribe(*heard, **how), chance)  # noqa: E731
@@ -315,5 +316,8 @@ class SafetyNode(RltNode):
             lacking = ", ".join(self.lacking())
             detail = f"driver/joint_states has no {lacking}" if lacking else detail or "nothing on driver/joint_states"
         self.problem = f"{EXPLAIN[reason]}{f' ({detail})' if detail else ''}" if reason in EXPLAIN else ""
+        past = "; ".join(filter(None, [who_else_sends(self, topic) for topic in self.moving]))
+        if past and not self.problem:
+            self.problem = f"another node can move the robot past this gate: {past}; stop it"
         counted = {f"gate_{cause}": count for cause, count in self.gate.counts.items() if count}
         return {"holding": reason, "holding_detail": detail, "estop": self.gate.stopped} | counted

@@ -43,3 +43,13 @@ class Sender:
             if not before:
                 self._node.get_logger().error(f"two nodes send on {self.rivals}; stop one of them")
         return self.rivals
+
+
+def who_else_sends(node: "RltNode", publisher: Any) -> str:
+    """The topic of a publisher of `node` and the other nodes that publish on it, "" when there are none."""
+    topic = publisher.topic_name
+    if node.count_publishers(topic) < 2:
+        return ""
+    found = node.get_publishers_info_by_topic(topic)
+    names = {f"{end.node_namespace.rstrip('/')}/{end.node_name}" for end in found} - {node.get_fully_qualified_name()}
+    return f"{', '.join(sorted(names))} on {topic}" if names else ""

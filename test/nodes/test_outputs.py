@@ -8,6 +8,7 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
@@ -610,3 +611,15 @@ def test_simulated_controller_refuses_and_counts(graph, start, peer, interface, 
 
 def test_controllers_of_an_arm_need_one(make):
     assert "has no arm under a Cartesian controller" in make(SimNode, task="reacher", interface="pose").configure_error
+
+
+def test_another_node_that_can_command_the_controller_is_named(start, peer, graph):
+    gate = Gate(start, peer, interface="twist")
+    node, said = gate.node, peer.hear(DiagnosticArray, "/diagnostics")
+    problem = lambda: [s.message for m in said for s in m.status if s.name == "safety_node"][-1:]  # noqa: E731
+    gate.until(lambda: problem() == ["active"], "a gate that is alone")
+    joystick = graph.add(Node("joystick"))
+    joystick.create_publisher(TwistStamped, "driver/delta_twist_cmds", qos.COMMAND)
+    wanted = "another node can move the robot past this gate: /joystick on /driver/delta_twist_cmds; stop it"
+    gate.until(lambda: problem() == [wanted], "its name")
+    assert gate.moving()
