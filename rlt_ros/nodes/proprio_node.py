@@ -103,14 +103,14 @@ class ProprioNode(RltNode):
             self.send(*joined)
 
     def add_joint_states(self, msg: JointState, ns: int) -> None:
-        tick = self.control.tick(ns)
         if self.arm is not None:
-            self.book.add(msg, self.now_s())
-            joints = self.book.values(self.arm.names, self.now_s() - self.params.max_silence_s)
-            if joints is not None and set(self.arm.names) & set(msg.name):
-                self.assembler.add_pose(tick, ns, *self.arm.pose(joints))
+            self.book.add(msg, ns)
+            seen_ns = self.book.oldest(self.arm.names)  # a pose is as old as the joint that was seen the longest ago
+            if seen_ns is not None and set(self.arm.names) & set(msg.name):
+                pose = self.arm.pose(self.book.values(self.arm.names, seen_ns))
+                self.assembler.add_pose(self.control.tick(seen_ns), seen_ns, *pose)
         if "joint_states" in self.assembler.streams:
-            add_reading(self.assembler, "joint_states", msg, tick, ns)
+            add_reading(self.assembler, "joint_states", msg, self.control.tick(ns), ns)
 
     def send(self, tick: int, ns: int, values: np.ndarray) -> None:
         self.joined_s = self.now_s()

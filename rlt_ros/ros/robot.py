@@ -56,7 +56,7 @@ class JointBook:
         self.names = tuple(dict.fromkeys([*self.names, *names]))
 
     def add(self, msg: JointState, now_s: float) -> None:
-        """Note the joints of a message received at `now_s`; ValueError when it is malformed."""
+        """Note the joints of a message of the time `now_s`, on whatever clock; ValueError when it is malformed."""
         if len(msg.position) != len(msg.name):
             raise ValueError(f"joint states have {len(msg.position)} positions for {len(msg.name)} names")
         found = {name: value for name, value in zip(msg.name, msg.position) if name in self.names}
@@ -68,12 +68,17 @@ class JointBook:
         self._known |= {name: (value, now_s) for name, value in found.items()}
 
     def values(self, names: Sequence[str], oldest_s: float) -> np.ndarray | None:
-        """Positions of `names` (rad or m), none received before `oldest_s`; None when one is missing."""
+        """Positions of `names` (rad or m), none of before `oldest_s`; None when one is missing."""
         known = [self._known.get(name, (0.0, -np.inf)) for name in names]
         return np.array([value for value, _ in known]) if all(at >= oldest_s for _, at in known) else None
 
+    def oldest(self, names: Sequence[str]) -> float | None:
+        """The time of that of `names` which was seen the longest ago; None when one was never seen."""
+        times = [self._known[name][1] for name in names if name in self._known]
+        return min(times) if len(times) == len(names) else None
+
     def lacking(self, oldest_s: float) -> list[str]:
-        """Those of `names` not received since `oldest_s`; none while the first message is younger than that, since
+        """Those of `names` not seen since `oldest_s`; none while the first message is younger than that, since
         those of other joints may be on their way."""
         if self._since_s >= oldest_s:
             return []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PoseStamped, TwistStamped
+from geometry_msgs.msg import PoseStamped, TwistStamped, WrenchStamped
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -22,7 +22,7 @@ from rlt_ros.nodes.proprio_node import ProprioNode
 from rlt_ros.nodes.safety_node import SafetyNode
 from rlt_ros.nodes.sim_node import SimNode
 from rlt_ros.ros import qos
-from rlt_ros.ros.conversions import packed, stamp_ns
+from rlt_ros.ros.conversions import header, packed, stamp_ns
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 URDF = Path(__file__).resolve().parents[2] / "rlt_ros" / "sim" / "assets" / "ethernet.urdf"
@@ -587,6 +587,37 @@ def test_pose_from_joints_is_the_drivers(graph, start, peer):
     for pose, msg in both():
         p, q = pose.pose.position, pose.pose.orientation
         np.testing.assert_allclose(msg.values[:4], [p.x, p.y, p.z, yaw_of([q.x, q.y, q.z, q.w])], atol=1e-5)
+
+
+def test_pose_from_joints_is_as_old_as_the_oldest_of_them(graph, start, peer):
+    """A driver that sends the arm's joints in two messages, of which one ends."""
+    node = start(ProprioNode, pose_from_joints=True, **ARM)
+    heard = peer.hear(Proprio, "proprio", qos.SENSOR)
+    joints = peer.say(JointState, "driver/joint_states", qos.SENSOR)
+    twist, wrench = (peer.say(kind, f"driver/{name}", qos.SENSOR) for kind, name in
+                     ((TwistStamped, "twist"), (WrenchStamped, "wrench")))  # fmt: skip
+    sent_tick = -1
+
+    def send(*parts: slice) -> None:
+        nonlocal sent_tick
+        if peer.tick() == sent_tick:
+            return
+        sent_tick = peer.tick()
+        top = header(peer.clock.stamp_ns(sent_tick))
+        twist(TwistStamped(header=top))
+        wrench(WrenchStamped(header=top))
+        for part in parts:
+            msg = joint_state(JOINTS[part], AT[part])
+            msg.header.stamp = top.stamp
+            joints(msg)
+
+    first, last = slice(0, 3), slice(3, 6)
+    graph.spin_until(lambda: (send(first, last), len(heard) > 5)[1], "proprioception")
+    position, quaternion = Arm(URDF.read_text(), "base_link", "tcp", JOINTS).pose(AT)
+    np.testing.assert_allclose(heard[-1].values[:4], [*position, yaw_of(quaternion)], atol=1e-6)
+    ended_tick = sent_tick
+    graph.spin_until(lambda: (send(first), "no proprioception" in node.problem)[1], "its end")
+    assert heard[-1].tick <= ended_tick and not node.rejected
 
 
 def test_pose_from_joints_needs_a_urdf(make):
