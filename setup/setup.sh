@@ -2,7 +2,8 @@
 # Set this work tree up, from a bare clone, on Debian 12, Ubuntu 24.04 or alike (x86-64, CPython 3.11 to 3.13):
 # system packages, .venv with ROS 2 and torch, messages built. Does only what changed since the last run.
 #
-# RLT_PYTHON      interpreter for .venv (default: the first of python3.11 python3.12 python3.13 python3 that fits)
+# RLT_PYTHON      interpreter for .venv (default: the first of python3.11 python3.12 python3.13 python3 that fits, and
+#                 that of the distribution before others, which are often built without its optimisations)
 # RLT_TORCH_SPEC  what to ask pip for, such as torch==2.13.0 for the CUDA build (default: the CPU build)
 set -euo pipefail
 TORCH=2.13.0
@@ -33,15 +34,23 @@ mkdir -p build
 exec 9>build/setup.lock
 flock 9  # two `make` at once: the second waits and finds the work done
 
+# A Debian python comes without these two; one built from source has them.
+can_make_venv() {
+  "$1" -c 'import ensurepip, venv, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' \
+    2>/dev/null
+}
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 choose_python() {
-  local candidate
-  for candidate in ${RLT_PYTHON:-python3.11 python3.12 python3.13 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
+  local candidate names=(python3.11 python3.12 python3.13 python3)
+  if [ -z "${RLT_PYTHON:-}" ]; then
+    for candidate in "${names[@]/#//usr/bin/}"; do
+      if fits "$candidate" && can_make_venv "$candidate"; then echo "$candidate"; return; fi
+    done
+  fi
+  for candidate in ${RLT_PYTHON:-"${names[@]}"}; do
+    if fits "$candidate"; then command -v "$candidate"; return; fi
   done
-  die "no CPython 3.11, 3.12 or 3.13 found (looked for ${RLT_PYTHON:-python3.11 python3.12 python3.13 python3});" \
+  die "no CPython 3.11, 3.12 or 3.13 found (looked for ${RLT_PYTHON:-${names[*]}});" \
     "install one and name it: RLT_PYTHON=/path/to/python3.12 make setup"
 }
 
@@ -50,9 +59,7 @@ system_packages() {
   # What Qt's wheel links to, and letters for it to write with.
   need+=(libglib2.0-0 libdbus-1-3 libfontconfig1 fonts-dejavu-core libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
     libxcb-icccm4 libxcb-keysyms1 libxcb-shape0)
-  local probe='import ensurepip, venv, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")'
-  # A Debian python comes without these two; one built from source has them.
-  "$PYTHON" -c "$probe" 2>/dev/null || need+=("$(basename "$PYTHON")-venv" "$(basename "$PYTHON")-dev")
+  can_make_venv "$PYTHON" || need+=("$(basename "$PYTHON")-venv" "$(basename "$PYTHON")-dev")
   if ! command -v dpkg-query >/dev/null; then
     say "not Debian or Ubuntu: make sure of a C++ compiler, cmake >= 3.20, EGL and the software renderer of Mesa"
     return
