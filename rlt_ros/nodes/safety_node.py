@@ -259,10 +259,10 @@ class SafetyNode(RltNode):
 
     def send(self, chunk: Chunk) -> None:
         self.sent_tick = chunk.tick
-        self.watchdog.done(chunk.tick)
         self.executed.publish(chunk_to_wire(chunk, self.control))
         for output in self.outputs:
             output.send(chunk)
+        self.watchdog.done(chunk.tick)
         self.report()
 
     def on_stop(self) -> str:

@@ -104,8 +104,9 @@ class TickLoop:
             return
         tick, due_ns = self._next(now_ns)
         if due_ns <= now_ns:
-            self._note(tick)
+            called_s, skipped, self._last = self._now_s(), tick - self._last - 1, tick
             self._function(tick)
+            self.statistics.record(called_s, skipped)
             tick, due_ns = self._next(now_ns)
         if self._running:  # the function may have stopped the loop
             self.next_ns = due_ns
@@ -118,7 +119,8 @@ class TickLoop:
     def done(self, tick: int) -> None:
         """What is to happen in `tick` has happened: it is not called."""
         if self.next_ns is not None and tick > self._last:
-            self._note(tick)
+            self.statistics.record(self._now_s(), tick - self._last - 1)
+            self._last = tick
             self.next_ns = (tick + 1) * self.period_ns + self._offset_ns
 
     def _next(self, now_ns: int) -> tuple[int, int]:
@@ -129,10 +131,6 @@ class TickLoop:
         # A tick that can be called overtakes those that still wait.
         tick = max(tick, self._last + 1, min(self._hurried, now_ns // self.period_ns))
         return tick, tick * self.period_ns + (self._offset_ns if tick > self._hurried else 0)
-
-    def _note(self, tick: int) -> None:
-        self.statistics.record(self._now_s(), max(0, tick - self._last - 1))
-        self._last = tick
 
 
 class LoopThread:

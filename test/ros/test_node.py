@@ -203,8 +203,10 @@ def test_diagnostics_wait_for_a_tick_that_is_due_soon_but_not_twice(graph, monke
     node = started(graph)
     said: list[float] = []
     monkeypatch.setattr(node, "_publish_diagnostics", lambda: said.append(node.left_s()))
+    node.left_s = lambda: 0.016
     node.give_news()
     before = len(said)
+    assert before
     node.left_s = lambda: 0.004
     node.run_due()
     node.give_news()
