@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rclpy.duration import Duration
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
@@ -23,6 +24,7 @@ from rlt_ros.ros.robot import DESCRIPTION, JointBook, urdf_text
 from rlt_ros.ros.wire import chunk_from_wire, chunk_to_wire, proprio_from_wire
 from rlt_ros.sim.task import load_task
 
+FAREWELL_S = 0.1  # for the last command to be acknowledged by who acknowledges
 # What the operator reads while one of these holds the robot; the others are part of every session.
 EXPLAIN = {
     "two_publishers": "two nodes send on a topic that one alone may send on: stop one of them",
@@ -157,6 +159,9 @@ class SafetyNode(RltNode):
     def on_deactivate_(self) -> None:
         tick = self.control.tick(self.now_ns())
         self.send(Chunk(tick, np.zeros((1, self.action_dim), np.float32), tick, Source.HOLD))
+        # The end of a publisher may overtake what it said last, which its readers drop then.
+        for topic in self.moving:
+            topic.wait_for_all_acked(Duration(seconds=FAREWELL_S))
 
     def on_proprio(self, data: bytes) -> None:
         tick, proprio = proprio_from_wire(data, self.task.proprio_dim)
