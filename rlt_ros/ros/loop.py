@@ -62,7 +62,7 @@ class PeriodStatistics:
 
 
 class TickLoop:
-    """Calls `function(tick)` once a tick, `phase` of the period after it began: from `advance`, between start and stop.
+    """Calls `function(tick)` once a tick, `phase` of the period after it began: from advance(), from start() to stop().
 
     What comes in may spare the wait, and with it the wake-up: `hurry` says that a tick has all that it waits for, `done`
     that it has been done. A tick whose moment has passed by less than a period is still called, older ones are skipped.
@@ -112,7 +112,7 @@ class TickLoop:
             self.next_ns = due_ns
 
     def hurry(self, tick: int, now_ns: int) -> None:
-        """Ticks up to `tick` have what they wait for: they are called as soon as they have begun, at once if they have."""
+        """Ticks up to `tick` have what they wait for: each is called as soon as it has begun, at once where it has."""
         self._hurried, self.next_ns = tick, None
         self.advance(now_ns)
 
@@ -166,7 +166,7 @@ class LoopThread:
         try:
             while not self._stop.is_set():
                 self.loop.advance(self._now_ns())
-                # A period at most, as a clock may be set meanwhile. Finer than Event.wait, which goes through a condition.
+                # A period at most, as a clock may be set meanwhile. Finer than Event.wait, which has a condition.
                 time.sleep(max(0, min(self.loop.next_ns - self._now_ns(), self.loop.period_ns)) * 1e-9)
         except BaseException as error:
             if self._on_error is None:

@@ -224,9 +224,9 @@ class RltNode(LifecycleNode):
     def every_tick(self, callback: Callable[[int], Any], phase: float = 0.0, apart: bool = False) -> TickLoop:
         """Call `callback(tick)` once a control tick while active, `phase` of a period after the tick begins.
 
-        Whoever spins the node calls it, between two messages: keep callbacks short in a node that ticks. What a callback
-        knows may spare a wake-up (`hurry` and `done` of what is returned). The loop's period errors appear in the
-        diagnostics. With simulated time it is called when /clock says so.
+        Whoever spins the node calls it, between two messages: keep callbacks short in a node that ticks. What a
+        callback knows may spare a wake-up (`hurry` and `done` of what is returned). The loop's period errors appear in
+        the diagnostics. With simulated time it is called when /clock says so.
 
         apart: for long ticks, in a thread of their own: messages are received meanwhile, and the node itself guards
         what both sides touch.
@@ -532,7 +532,7 @@ class RltNode(LifecycleNode):
         return not self._loops or self.left_s() > self.control.period_s / 2
 
     def give_news(self) -> None:
-        """Publish the diagnostics, after the next tick where that is due soon; what was put off is not put off again."""
+        """Publish the diagnostics, or after the next tick where that is due soon; nothing is put off twice."""
         put_off, self._news_due = self._news_due, False
         if put_off or self._has_time():
             self._publish_diagnostics()

@@ -119,8 +119,7 @@ def run(node_class: type[RltNode], name: str, argv: list[str] | None = None, sto
 def spin_once(executor: EventsExecutor, nodes: Sequence[RltNode], most_s: float) -> None:
     """Do what is next: a message, a timer, or the ticks of `nodes` that are due; wait for it `most_s` at most."""
     for node in nodes:
-        left_s = node.left_s()
-        if left_s < inf:  # two periods, as a clock may be set while it is waited for
+        if (left_s := node.left_s()) < inf:  # two periods, as a clock may be set while it is waited for
             most_s = max(0.0, min(most_s, left_s, 2 * node.control.period_s))
     executor.spin_once(most_s)
     for node in nodes:
@@ -128,7 +127,6 @@ def spin_once(executor: EventsExecutor, nodes: Sequence[RltNode], most_s: float)
 
 
 def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
-    import rclpy
     from rclpy.experimental import EventsExecutor
 
     try:
@@ -153,9 +151,8 @@ def _spin(node_class: type[RltNode], name: str, stop: _Stop) -> int:
         gc.collect()
         gc.freeze()
         executor.add_node(node)
-        nodes = [node]
         while not stop.count and node.failure is None:
-            spin_once(executor, nodes, _SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
+            spin_once(executor, [node], _SPIN_S)  # spin() of this executor ran no callbacks; see docs/decisions
     finally:
         node.close()
         # All is said and saved. Fast DDS 3.2 can spin without end when participants end together (its issue 6513), and
